@@ -1,0 +1,67 @@
+"""How a conversation becomes text and a completion becomes thinking and answer.
+
+DeepSeek-R1 (Table 1) asks for `<think>…</think><answer>…</answer>`. The template lives in chat_template.jinja and travels
+with every model, so whoever loads a checkpoint renders what it was trained on.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import jinja2.sandbox
+
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
+BOS, EOS = "<bos>", "<eos>"
+MARKERS = ("<pad>", BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<think>", "</think>", "<answer>", "</answer>")
+"""Texts with a meaning in the template: none of them may occur inside a prompt, a thinking or an answer."""
+
+_COMPLETION = re.compile(r"<think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model said, taken apart. `well_formed` is False where the tags are not there once and in order."""
+
+    thinking: str
+    answer: str
+    well_formed: bool
+
+
+@cache
+def _template() -> jinja2.Template:
+    def raise_exception(message: str) -> None:
+        raise ValueError(message)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = raise_exception
+    return environment.from_string(CHAT_TEMPLATE)
+
+
+def render(
+    messages: list[dict[str, str]], *, add_generation_prompt: bool = False, bos: str = BOS, eos: str = EOS
+) -> str:
+    """A conversation as text. Messages have `role`, `content` and, for the assistant, `reasoning_content`."""
+    return _template().render(
+        messages=messages, add_generation_prompt=add_generation_prompt, bos_token=bos, eos_token=eos
+    )
+
+
+def render_prompt(prompt: str) -> str:
+    """The text before a completion: `<bos><|user|>…<|assistant|>`."""
+    return f"{BOS}<|user|>{prompt}<|assistant|>"
+
+
+def render_completion(thinking: str, answer: str) -> str:
+    """The text of a completion, end of sequence included: `<think>…</think><answer>…</answer><eos>`."""
+    return f"<think>{thinking}</think><answer>{answer}</answer>{EOS}"
+
+
+def parse_completion(text: str) -> Completion:
+    """Take a completion apart. Never raises: what does not parse comes back as not well formed, with an empty answer."""
+    body = text.removesuffix(EOS)
+    match = _COMPLETION.fullmatch(body)
+    if match is None or any(marker in part for part in match.groups() for marker in MARKERS):
+        return Completion(thinking=body, answer="", well_formed=False)
+    return Completion(*match.groups(), well_formed=True)

@@ -1,0 +1,266 @@
+"""Every option of the recipe: params.yaml as typed, frozen sections, one per stage.
+
+An unknown key, a wrong type or an impossible combination is refused before anything runs, in one message that names
+file, section, key, value and rule. Values are never converted: `"3"` is not a number. YAML is read as version 1.2, as
+DVC does, so `3e-6` is one.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# ---------------------------------------------------------------- curation
+
+
+class GeneratedSource(Section):
+    """Arithmetic and string problems with worked traces, made here from a seed."""
+
+    kind: Literal["generated"]
+    name: Name
+    problems: Count
+    families: dict[str, Positive]  # family → weight in the mix
+
+
+class FieldMap(Section):
+    """Which column of a row holds what. `answer_pattern` cuts the gold answer out of the `gold` column."""
+
+    prompt: str = "prompt"
+    gold: str = "gold"
+    answer_pattern: str | None = None  # regular expression with one group; what stands before the match is the thinking
+    thinking: str | None = None
+    difficulty: str | None = None
+    task: str | None = None
+    language: str | None = None
+
+
+class RowSource(Section):
+    """Options of every source whose rows come from somewhere else."""
+
+    name: Name
+    task: Name  # where `fields.task` is not given
+    verifier: Literal["exact", "numeric", "math"] = "math"
+    split: Literal["train", "evaluation"] | None = None  # None: by content hash, as `held_out` says
+    fields: FieldMap = FieldMap()
+
+
+class FileSource(RowSource):
+    """jsonl or parquet files by path, glob or `s3://…`."""
+
+    kind: Literal["jsonl", "parquet"]
+    path: str
+
+
+class HubSource(RowSource):
+    """A data set of the Hugging Face hub, by id and revision, or a local folder in that format."""
+
+    kind: Literal["hub"]
+    dataset: str
+    revision: str | None = None
+    subset: str | None = None
+    rows: str = "train"  # the data set's own split to read
+
+
+class GymSource(Section):
+    """A data set of the `reasoning-gym` package (an optional extra)."""
+
+    kind: Literal["reasoning_gym"]
+    name: Name
+    dataset: str
+    problems: Count
+    options: dict[str, Any] = {}
+
+
+Source = Annotated[GeneratedSource | FileSource | HubSource | GymSource, Field(discriminator="kind")]
+
+
+class Limits(Section):
+    """Bounds on what one row may be."""
+
+    line_bytes: Count = 1_000_000
+    prompt_chars: Count = 4_000
+    thinking_chars: Count = 32_000
+
+
+class NearDuplicates(Section):
+    """MinHash over word shingles. Prompts that differ in their numbers are never near duplicates."""
+
+    similarity: Share = 0.85
+    shingle_words: Count = 3
+    permutations: Count = 64
+
+
+class Decontamination(Section):
+    """n-gram overlap with the evaluation split, in words; numbers count as words and must agree."""
+
+    ngram_words: Count = 8
+    overlap: Share = 0.5  # of an evaluation prompt's n-grams found in the row
+
+
+class DifficultyBand(Section):
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "DifficultyBand":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Gates(Section):
+    """What the quality gates demand of the accepted data."""
+
+    min_problems: Count = 100
+    max_quarantined: Share = 0.2
+    min_task_share: Share = 0.01
+    max_task_share: Share = 1.0
+    max_length_drift: Positive = 0.25  # relative change of the mean prompt length against the last accepted set
+    max_task_drift: Share = 0.2  # total variation distance between the task mixes
+
+
+class Curation(Section):
+    sources: Annotated[list[Source], Field(min_length=1)]
+    languages: list[str] = ["en"]
+    limits: Limits = Limits()
+    near_duplicates: NearDuplicates = NearDuplicates()
+    decontamination: Decontamination = Decontamination()
+    difficulty: DifficultyBand = DifficultyBand()
+    gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Curation":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: names must differ, got {names}")
+        return self
+
+
+# ---------------------------------------------------------------- training
+
+
+class Training(Section):
+    """Options of the supervised training loop."""
+
+    steps: Count
+    tokens_per_step: Count  # of all kinds; the loss is normalised by those that count
+    learning_rate: Positive
+    warmup: Share = 0.05  # of the steps
+    final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    gradient_clip: Positive = 1.0
+    balance_rate: Annotated[float, Field(ge=0)] = 0.001  # update of the routers' balancing bias, per step
+    balance_loss: Annotated[float, Field(ge=0)] = 1e-4
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Count = 100  # steps
+
+
+class Corpus(Section):
+    """The text that a base model is trained on from scratch: generated problems with terse and with worked answers."""
+
+    documents: Count
+    worked: Share  # of the documents show the work; the others only the answer
+    families: dict[str, Positive]
+
+
+class Pretrain(Section):
+    kind: Literal["pretrain"]
+    model: dict[str, Any]  # a Hugging Face config.json; the vocabulary comes from the tokenizer
+    corpus: Corpus
+    train: Training
+
+
+class Checkpoint(Section):
+    kind: Literal["checkpoint"]
+    source: str  # a folder, s3://bucket/prefix, or a hub id
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 over the files, as `r1flow digest` prints it
+    revision: str | None = None
+
+
+Base = Annotated[Pretrain | Checkpoint, Field(discriminator="kind")]
+
+
+class ColdStart(Section):
+    examples: Count  # worked traces to train on; few and good
+    train: Training
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+class Sampling(Section):
+    """R1's sampler for evaluation (DeepSeek-R1, section 3)."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Count = 256
+
+
+class Evaluation(Section):
+    problems: Count
+    samples: Count  # per problem; pass@1 is their mean
+    sampling: Sampling = Sampling()
+
+
+# ---------------------------------------------------------------- what no result depends on
+
+
+class Tracking(Section):
+    uri: str | None = None  # None: SQLite under runs/mlflow
+    experiment: str = "r1flow"
+
+
+class Machine(Section):
+    """Where things run. Not part of any stage's identity."""
+
+    threads: Count | None = None  # None: one per core
+    stage_timeout_hours: Positive = 24.0
+    retries: Annotated[int, Field(ge=0)] = 1
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the problems that no training stage may see
+    curation: Curation
+    base: Base
+    cold_start: ColdStart
+    evaluation: Evaluation
+    tracking: Tracking = Tracking()
+    machine: Machine = Machine()
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file. Raises InputError with one line per broken rule."""
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{path}: {_explain(detail)}" for detail in error.errors())) from None
+
+
+def _explain(detail: Any) -> str:
+    """One broken rule as `section.key: value: rule`."""
+    key = ".".join(str(part) for part in detail["loc"]) or "document"
+    value = repr(detail["input"])
+    return f"{key}: {value if len(value) <= 80 else value[:77] + '...'}: {detail['msg']}"
