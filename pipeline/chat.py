@@ -1,6 +1,6 @@
 """How a conversation becomes text and a completion becomes thinking and answer.
 
-DeepSeek-R1 (Table 1) asks for `<think>…</think><answer>…</answer>`. The template lives in chat_template.jinja and travels
+DeepSeek-R1 (Table 1) asks for `<think>…</think><answer>…</answer>`. The template lives in chat_template.jinja and goes
 with every model, so whoever loads a checkpoint renders what it was trained on.
 """
 
@@ -59,9 +59,9 @@ def render_completion(thinking: str, answer: str) -> str:
 
 
 def parse_completion(text: str) -> Completion:
-    """Take a completion apart. Never raises: what does not parse comes back as not well formed, with an empty answer."""
+    """Take a completion apart. Never raises: what does not parse is not well formed and has an empty answer."""
     body = text.removesuffix(EOS)
     match = _COMPLETION.fullmatch(body)
     if match is None or any(marker in part for part in match.groups() for marker in MARKERS):
         return Completion(thinking=body, answer="", well_formed=False)
-    return Completion(*match.groups(), well_formed=True)
+    return Completion(match[1], match[2], well_formed=True)

@@ -11,5 +11,5 @@ class InputError(ValueError):
     """An outside input is wrong. The message names the file, line or key, the value, and the rule it breaks."""
 
 
-class GateFailed(Exception):
+class GateFailedError(Exception):
     """Data or a model did not pass its gate. The message names the expectation and shows what broke it."""

@@ -1,6 +1,6 @@
 """What a stage is given to work with: where it reads, where it writes, and whom it tells.
 
-A stage's outputs lie under `artifacts/<stage>/` and depend on nothing but its dependencies and params. What changes from
+A stage's outputs lie under `artifacts/<stage>/` and depend on nothing but its deps and params. What changes from
 run to run (checkpoints to resume from, its state, times) lies under `runs/<stage>/`, out of the data versions' sight.
 """
 
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def stage_key(root: Path, stage: str) -> str:
-    """Hash (16 hex digits) of what dvc.yaml says that a stage depends on: the content of its deps, the values of its params."""
+    """Hash (16 hex digits) of what a stage depends on by dvc.yaml: the content of its deps, the values of its params."""
     definition = read_yaml(root / DAG_FILE)["stages"][stage]
     params = read_yaml(root / PARAMS_FILE)
     identity = {

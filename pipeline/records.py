@@ -97,7 +97,7 @@ def schema(record: type) -> dict[str, pl.DataType]:
 def _column_type(hint: object) -> pl.DataType:
     arguments = [argument for argument in get_args(hint) if argument is not type(None)] or [hint]
     kind = type(arguments[0]) if get_args(hint) and isinstance(arguments[0], str) else arguments[0]
-    return {str: pl.String(), int: pl.Int64(), float: pl.Float64()}[kind]  # type: ignore[index]
+    return {str: pl.String(), int: pl.Int64(), float: pl.Float64()}[kind]
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:
