@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def stage_key(root: Path, stage: str) -> str:
-    """Hash (16 hex digits) of what a stage depends on by dvc.yaml: the content of its deps, the values of its params."""
+    """Hash (16 hex digits) of what dvc.yaml says a stage depends on: the content of its deps, its params."""
     definition = read_yaml(root / DAG_FILE)["stages"][stage]
     params = read_yaml(root / PARAMS_FILE)
     identity = {
