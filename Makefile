@@ -1,0 +1,26 @@
+# `make run` and `make test` each work as the first command on a machine that has python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+READY := .venv/.ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup run test lock
+
+setup: $(READY)
+
+run: $(READY)
+	r1flow run
+
+test: $(READY)
+	pytest
+
+# The stamp is written last: an interrupted set-up is done again, a finished one costs nothing.
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r1flow needs Python 3.11 or newer, not " + sys.version)'
+	$(PYTHON) -m venv .venv
+	DS_BUILD_OPS=0 .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $(READY)
+
+# The versions in .venv, which the tests have passed with, become the constraints of every later set-up.
+lock: $(READY)
+	.venv/bin/pip freeze --exclude-editable > requirements.lock
