@@ -23,4 +23,4 @@ $(READY): pyproject.toml requirements.lock
 
 # The versions in .venv, which the tests have passed with, become the constraints of every later set-up.
 lock: $(READY)
-	.venv/bin/pip freeze --exclude-editable > requirements.lock
+	.venv/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

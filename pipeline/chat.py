@@ -48,19 +48,20 @@ def render(
     )
 
 
-def render_prompt(prompt: str) -> str:
-    """The text before a completion: `<bos><|user|>…<|assistant|>`."""
-    return f"{BOS}<|user|>{prompt}<|assistant|>"
+def render_prompt(prompt: str, *, bos: str = BOS) -> str:
+    """The text before a completion to one question: `<bos><|user|>…<|assistant|>`."""
+    return render([{"role": "user", "content": prompt}], add_generation_prompt=True, bos=bos)
 
 
-def render_completion(thinking: str, answer: str) -> str:
+def render_completion(thinking: str, answer: str, *, eos: str = EOS) -> str:
     """The text of a completion, end of sequence included: `<think>…</think><answer>…</answer><eos>`."""
-    return f"<think>{thinking}</think><answer>{answer}</answer>{EOS}"
+    turn = [{"role": "assistant", "content": answer, "reasoning_content": thinking}]
+    return render(turn, bos="", eos=eos).removeprefix("<|assistant|>")
 
 
-def parse_completion(text: str) -> Completion:
+def parse_completion(text: str, *, eos: str = EOS) -> Completion:
     """Take a completion apart. Never raises: what does not parse is not well formed and has an empty answer."""
-    body = text.removesuffix(EOS)
+    body = text.removesuffix(eos)
     match = _COMPLETION.fullmatch(body)
     if match is None or any(marker in part for part in match.groups() for marker in MARKERS):
         return Completion(thinking=body, answer="", well_formed=False)

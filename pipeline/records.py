@@ -68,6 +68,21 @@ class Quarantined:
     content: str  # the row as it came, cut to a bounded length
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of a problem by a model, judged."""
+
+    model: str  # the stage that made the model
+    problem_id: str
+    task: str
+    number: int  # 0, 1, … of the same problem
+    completion: str
+    tokens: int  # of the completion
+    finished: bool  # False where the token limit cut it
+    well_formed: bool
+    verdict: str  # right | wrong | unparseable | timed out
+
+
 def normalise(text: str) -> str:
     """Text as duplicates see it: NFKC, lower case, runs of white space as one blank."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
@@ -97,7 +112,7 @@ def schema(record: type) -> dict[str, pl.DataType]:
 def _column_type(hint: object) -> pl.DataType:
     arguments = [argument for argument in get_args(hint) if argument is not type(None)] or [hint]
     kind = type(arguments[0]) if get_args(hint) and isinstance(arguments[0], str) else arguments[0]
-    return {str: pl.String(), int: pl.Int64(), float: pl.Float64()}[kind]
+    return {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}[kind]
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:

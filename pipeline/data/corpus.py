@@ -1,0 +1,25 @@
+"""The text that a base model is trained on from scratch, and the examples of supervised fine-tuning.
+
+The corpus mixes terse answers with worked ones, as text in the wild does. A base that has only seen worked answers leaves
+reinforcement learning nothing to choose between.
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from pipeline import chat
+from pipeline.data.generated import items
+from pipeline.params import Corpus
+from pipeline.records import is_held_out
+
+
+def documents(corpus: Corpus, seed: int, held_out: float) -> Iterator[str]:
+    """Yield `corpus.documents` conversations of one turn. No prompt of the evaluation split is among them."""
+    rng = random.Random(f"corpus/style/{seed}")
+    allowed = (
+        item for item in items(corpus.families, f"corpus/{seed}") if not is_held_out(item.prompt, seed, held_out)
+    )
+    for item in islice(allowed, corpus.documents):
+        thinking = item.thinking if rng.random() < corpus.worked else ""
+        yield chat.render_prompt(item.prompt) + chat.render_completion(thinking, item.gold)
