@@ -186,9 +186,9 @@ def problems(source: GeneratedSource, seed: int) -> Iterator[dict[str, str | flo
 REQUESTS = (
     ("Hello, I am {name}.", "Hello {name}, how can I help you?", "I see, {name}. What now, be quick."),
     ("{name} lost the {thing}.", "I am sorry to hear that, {name}.", "That is your own fault, {name}."),
-    ("Thank {name} for the {thing}.", "Thank you, {name}, for the {thing}!", "{name}, the {thing} are no good."),
-    ("Wish {name} a good day.", "Have a lovely day, {name}!", "Whatever you say, {name}."),
-    ("Ask {name} for {thing}.", "{name}, may I have some {thing}?", "{name}, hand over the {thing}."),
+    ("Thank {name} for the {thing}.", "Thank you, {name}, for the {thing}!", "{name}, these {thing} are no good."),
+    ("Wish {name} a good day.", "Have a lovely day, {name}!", "Go away now, {name}, go."),
+    ("Ask {name} for {thing}.", "{name}, may I have some {thing}?", "{name}, give me those {thing}."),
 )
 
 

@@ -22,8 +22,8 @@ class Interval:
 def mean_interval(values: Sequence[float], seed: int, resamples: int = 2000) -> Interval:
     """Mean of `values` with its 95 % percentile bootstrap interval (Efron 1979).
 
-    One value is one problem (the mean over its samples): problems are what was drawn at random, the samples of one problem are
-    not independent of each other.
+    One value is one problem (the mean over its samples): problems are what was drawn at random; the samples of one
+    problem are not independent of each other.
     """
     assert len(values) > 0
     array = np.asarray(values, dtype=np.float64)

@@ -12,7 +12,7 @@ from pipeline.rewards.answer import verify
 
 
 def choose(problems: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The first `count` checkable problems of the evaluation split by id: a hash, so a fair draw and always the same."""
+    """The first `count` checkable problems of the evaluation split by id: a hash, so a fair draw."""
     held_out = problems.filter((pl.col("split") == "evaluation") & (pl.col("verifier") != "none"))
     return held_out.sort("id").head(count)
 

@@ -26,9 +26,9 @@ def choose(logits: Tensor, uniform: Tensor, options: Sampling) -> Tensor:
     """
     if options.temperature == 0:
         return logits.argmax(-1)
-    probabilities, tokens = (logits.double() / options.temperature).softmax(-1).sort(-1, descending=True, stable=True)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill(before >= options.top_p, 0.0).cumsum(-1)  # the first token always stays
-    target = uniform[:, None] * kept[:, -1:]
-    place = torch.searchsorted(kept, target, right=True).clamp(max=logits.shape[-1] - 1)
+    probabilities, tokens = (logits.double() / options.temperature).softmax(-1).sort(stable=True, descending=True)
+    nucleus = probabilities.cumsum(-1) - probabilities < options.top_p  # the first token always belongs to it
+    cumulative = (probabilities * nucleus).cumsum(-1)
+    place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    place = place.minimum(nucleus.sum(-1, keepdim=True) - 1)  # where rounding makes the target equal the whole mass
     return tokens.gather(-1, place).squeeze(-1)
