@@ -1,0 +1,172 @@
+"""The decoder: embeddings, blocks of attention and feed-forward, a final norm, and the unembedding apart.
+
+Shapes: T tokens of all sequences in a row, D hidden, V vocabulary, E experts, k experts per token.
+Different from the textbook: tokens come as one flat run without padding, and `forward` ends at the hidden states, so
+that a loss can unembed them in chunks and never holds T × V logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.model.attention import AttentionContext
+from pipeline.model.config import LatentAttention, ModelConfig
+from pipeline.model.experts import Experts, MixtureOfExperts, Router, Routing
+from pipeline.model.layers import (
+    Angles,
+    FeedForward,
+    GroupedQueryAttention,
+    Linear,
+    MultiHeadLatentAttention,
+    RMSNorm,
+)
+from pipeline.model.rope import rotation_angles
+
+
+@dataclass(frozen=True)
+class Output:
+    """Hidden states after the final norm, (T, D), and the routing of each mixture layer in order."""
+
+    hidden: Tensor
+    routing: tuple[Routing, ...]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters in all, and those that act on one token."""
+
+    total: int
+    activated: int
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding that leaves its weights unset, as `Linear` does."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.input_layernorm = RMSNorm(hidden, config.rms_norm_eps)
+        self.self_attn = (
+            MultiHeadLatentAttention(config, config.attention, layer)
+            if isinstance(config.attention, LatentAttention)
+            else GroupedQueryAttention(config, config.attention, layer)
+        )
+        self.post_attention_layernorm = RMSNorm(hidden, config.rms_norm_eps)
+        self.sparse = config.mixture is not None and layer in config.mixture.layers
+        self.mlp = (
+            MixtureOfExperts(hidden, config.mixture)
+            if config.mixture is not None and self.sparse
+            else FeedForward(hidden, config.intermediate_size, config.mlp_bias)
+        )
+
+    def forward(
+        self, x: Tensor, angles: Angles, context: AttentionContext, replay: Tensor | None
+    ) -> tuple[Tensor, Routing | None]:
+        x = x + self.self_attn(self.input_layernorm(x), angles, context)
+        normed = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MixtureOfExperts):
+            out, routing = self.mlp(normed, replay)
+            return x + out, routing
+        return x + self.mlp(normed), None
+
+
+class Decoder(nn.Module):
+    """A causal language model of any of the five types; its weights are unset until `init_weights` or a checkpoint."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: AttentionContext,
+        replay: Sequence[Tensor] | None = None,
+    ) -> Output:
+        """tokens and positions (T,) int64 under an attention context.
+
+        `replay`, experts (T, k) per mixture layer as an earlier `Output.routing` recorded them, takes the place of the
+        routers' own choice, so that a trainer moves the experts that the rollout really used.
+        """
+        latent = self.config.attention
+        rotary = latent.qk_rope_head_dim if isinstance(latent, LatentAttention) else latent.head_dim
+        angles = rotation_angles(self.config.rope, positions, rotary)
+        x = self.embed_tokens(tokens)
+        routing: list[Routing] = []
+        choices = repeat(None) if replay is None else iter(replay)
+        for block in self.layers:
+            x, routed = block(x, angles, attention, next(choices) if block.sparse else None)
+            if routed is not None:
+                routing.append(routed)
+        return Output(self.norm(x), tuple(routing))
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The matrix (V, D) from hidden states to logits; the embedding itself where the two are tied."""
+        return self.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> logits (..., V)."""
+        return F.linear(hidden, self.unembedding)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw all matrices from N(0, initializer_range²), set norms to 1 and biases to 0: the same bits on any device."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                drawn = torch.empty(parameter.shape).normal_(0.0, self.config.initializer_range, generator=generator)
+                parameter.copy_(drawn)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        for bias in self.buffers():
+            bias.zero_()
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Cast the parameters; the balancing biases stay float32, in which alone steps of 0.001 add up."""
+        self.to(dtype)
+        if self.config.has_balance_bias:
+            for router in self._routers():
+                router.e_score_correction_bias = router.e_score_correction_bias.float()
+        return self
+
+    def size(self) -> ModelSize:
+        """Of the routed experts only k of E act on a token; everything else does, embeddings included."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        routed = sum(p.numel() for module in self.modules() if isinstance(module, Experts) for p in module.parameters())
+        mixture = self.config.mixture
+        idle = 0 if mixture is None else routed - routed * mixture.top_k // mixture.experts
+        return ModelSize(total, total - idle)
+
+    @torch.no_grad()
+    def update_balance(self, load: Tensor, rate: float) -> None:
+        """Move each router's bias by `rate` towards an even load, (layers, E) as `expert_load` gives it.
+
+        Up for an expert that got less than the mean, down for one that got more (report section 2.1.2).
+        """
+        if not self.config.has_balance_bias:
+            raise InputError(f"model_type = {self.config.model_type}: its routers have no balancing bias")
+        for router, counts in zip(self._routers(), load.float(), strict=True):
+            router.e_score_correction_bias += rate * (counts.mean() - counts).sign()
+
+    def _routers(self) -> list[Router]:
+        return [module for module in self.modules() if isinstance(module, Router)]

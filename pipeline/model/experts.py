@@ -1,0 +1,131 @@
+"""Mixture of experts: the router, the experts, their balance.
+
+Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows of the experts' work list.
+Source: DeepSeek-V3 report (arXiv 2412.19437) sections 2.1.2 and 2.1.3; Qwen3's router is a plain softmax.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.model.config import Mixture
+from pipeline.model.kernels import swiglu
+from pipeline.model.layers import FeedForward
+
+
+@dataclass(frozen=True)
+class Routing:
+    """One layer's choice: experts (T, k) int64, their weights (T, k), and every expert's score (T, E), float32."""
+
+    experts: Tensor
+    weights: Tensor
+    scores: Tensor
+
+
+class Router(nn.Module):
+    """Scores every expert for every token and chooses k of them.
+
+    The balancing bias counts for the choice only; weights come from the scores (report eq. 16).
+    """
+
+    def __init__(self, hidden_size: int, mixture: Mixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.weight = nn.Parameter(torch.empty(mixture.experts, hidden_size))
+        if mixture.scoring == "sigmoid":
+            self.register_buffer("e_score_correction_bias", torch.zeros(mixture.experts))
+
+    def forward(self, x: Tensor, replay: Tensor | None) -> Routing:
+        """x (T, D); `replay` (T, k) takes the place of the router's own choice, the weights stay its own."""
+        mixture = self.mixture
+        logits = F.linear(x.float(), self.weight.float())
+        scores = logits.sigmoid() if mixture.scoring == "sigmoid" else logits.softmax(-1)
+        experts = self._choose(scores.detach()) if replay is None else replay
+        weights = scores.gather(1, experts)
+        if mixture.norm_topk_prob:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return Routing(experts, weights * mixture.routed_scaling_factor, scores)
+
+    def _choose(self, scores: Tensor) -> Tensor:
+        mixture = self.mixture
+        if mixture.scoring == "sigmoid":
+            scores = scores + self.e_score_correction_bias
+        if mixture.top_groups < mixture.groups:
+            # Only the groups with the largest sum of their two best experts may be chosen from.
+            grouped = scores.unflatten(1, (mixture.groups, -1))
+            best = grouped.topk(2, dim=-1).values.sum(-1).topk(mixture.top_groups).indices
+            allowed = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, True)
+            scores = grouped.masked_fill(~allowed.unsqueeze(-1), -torch.inf).flatten(1)
+        return scores.topk(mixture.top_k).indices
+
+
+class Experts(nn.Module):
+    """E feed-forwards, fused in memory: gate_up (E, 2I, D) and down (E, D, I)."""
+
+    def __init__(self, hidden_size: int, mixture: Mixture) -> None:
+        super().__init__()
+        experts, size = mixture.experts, mixture.expert_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * size, hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, size))
+
+    def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """x (T, D), experts and weights (T, k) -> sum over k of weight · expert(x), (T, D)."""
+        order = experts.flatten().argsort(stable=True)
+        tokens = order // experts.shape[1]
+        ends = torch.bincount(experts.flatten(), minlength=len(self.down_proj)).cumsum(0).to(torch.int32)
+        hidden = swiglu(F.grouped_mm(x[tokens], self.gate_up_proj.transpose(1, 2), offs=ends))
+        out = F.grouped_mm(hidden, self.down_proj.transpose(1, 2), offs=ends)
+        out = out * weights.flatten()[order, None].to(out.dtype)
+        return torch.zeros_like(x).index_add(0, tokens, out)
+
+
+class MixtureOfExperts(nn.Module):
+    """The routed experts that each token chose, plus the shared expert where there is one."""
+
+    def __init__(self, hidden_size: int, mixture: Mixture) -> None:
+        super().__init__()
+        self.gate = Router(hidden_size, mixture)
+        self.experts = Experts(hidden_size, mixture)
+        self.shared_experts = FeedForward(hidden_size, mixture.shared_size) if mixture.shared_size else None
+
+    def forward(self, x: Tensor, replay: Tensor | None) -> tuple[Tensor, Routing]:
+        routing = self.gate(x, replay)
+        out = self.experts(x, routing.experts, routing.weights)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(x)
+        return out, routing
+
+
+def expert_load(routing: Sequence[Routing]) -> Tensor:
+    """How many tokens each expert got, (layers, E) int64."""
+    return torch.stack([torch.bincount(r.experts.flatten(), minlength=r.scores.shape[1]) for r in routing])
+
+
+def balance_loss(routing: Sequence[Routing], lengths: Sequence[int]) -> Tensor:
+    """Sequence-wise balance loss, report eq. 17-20 without its factor: mean over sequences, sum over layers; scalar.
+
+    1 per layer when every sequence spreads its tokens and its scores evenly. As in eq. 18, an expert counts as chosen
+    if its score is among the k largest, whatever the balancing bias made of it.
+    """
+    if not routing:
+        raise InputError("balance_loss: the model has no mixture of experts")
+    scores = routing[0].scores
+    sizes = torch.tensor(lengths, device=scores.device)
+    sequence = torch.arange(len(lengths), device=scores.device).repeat_interleave(sizes)
+    return torch.stack([_layer_balance_loss(layer, sequence, sizes) for layer in routing]).sum()
+
+
+def _layer_balance_loss(routing: Routing, sequence: Tensor, sizes: Tensor) -> Tensor:
+    scores, top_k = routing.scores, routing.experts.shape[1]
+    tokens, experts = scores.shape
+    chosen = scores.detach().topk(top_k).indices + sequence[:, None] * experts
+    counts = torch.bincount(chosen.flatten(), minlength=len(sizes) * experts).view(len(sizes), experts)
+    share = counts * experts / (top_k * sizes[:, None])  # f, eq. 18
+    # Σ_i f_i P_i per sequence is the mean over its tokens of Σ_i f_i s'_i: no need to form P.
+    normalised = scores / scores.sum(-1, keepdim=True)  # s', eq. 19
+    per_token = (normalised * share[sequence]).sum(-1)
+    return (per_token / sizes[sequence]).sum() / len(sizes)

@@ -1,0 +1,110 @@
+"""Rotary position embedding: frequencies of every scaling we support, and the rotation itself.
+
+Shapes: T tokens, H heads, R rotary dimensions.
+Different from the textbook: the rotation is one autograd function, because its backward is the same rotation by the
+opposite angle, and plain autograd would instead fill a zero tensor per slice. Interleaved pairs are rotated where they
+are; transformers gathers them into halves on the way, which changes the order of the sum in query · key, not the sum.
+Sources: RoFormer (arXiv 2104.09864); YaRN (arXiv 2309.00071) section 3; the llama 3.1 scaling as published with it.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.model.config import Rope
+
+
+def rotation_angles(rope: Rope, positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position (T,) and pair of the `dim` rotary dimensions: (T, 1, R/2) each, float32."""
+    frequencies, scale = inverse_frequencies(rope, dim)
+    angles = positions[:, None, None].float() * frequencies.to(positions.device)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def inverse_frequencies(rope: Rope, dim: int) -> tuple[Tensor, float]:
+    """Radians per position of each pair, (dim/2,), and the factor on cosine and sine (YaRN's attention factor)."""
+    plain = 1.0 / rope.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    if rope.rope_type == "linear":
+        return plain / rope.factor, 1.0
+    if rope.rope_type == "llama3":
+        return _llama3(rope, plain), 1.0
+    if rope.rope_type == "yarn":
+        return _yarn(rope, plain, dim), _yarn_attention_factor(rope)
+    return plain, 1.0
+
+
+def softmax_scale(rope: Rope, head_dim: int) -> float:
+    """Scale of query · key in latent attention: 1/√d, times DeepSeek's mscale² when YaRN stretches the context."""
+    mscale = _mscale(rope.factor, rope.mscale_all_dim) if rope.rope_type == "yarn" and rope.mscale_all_dim else 1.0
+    return head_dim**-0.5 * mscale * mscale
+
+
+def _llama3(rope: Rope, plain: Tensor) -> Tensor:
+    """Slow pairs are slowed by the factor, fast ones kept, those between interpolated by turns per trained context."""
+    turns = rope.original_max_position_embeddings * plain / (2 * math.pi)
+    keep = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
+    return (1 - keep) * plain / rope.factor + keep * plain
+
+
+def _yarn(rope: Rope, plain: Tensor, dim: int) -> Tensor:
+    def pair_with(turns: float) -> float:
+        """The (fractional) pair that makes this many turns over the trained context."""
+        context = rope.original_max_position_embeddings
+        return dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(rope.rope_theta))
+
+    low, high = pair_with(rope.beta_fast), pair_with(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    width = high - low or 0.001
+    slowed = ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
+    return slowed * plain / rope.factor + (1 - slowed) * plain
+
+
+def _yarn_attention_factor(rope: Rope) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return _mscale(rope.factor, rope.mscale) / _mscale(rope.factor, rope.mscale_all_dim)
+    return _mscale(rope.factor, 1.0)
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
+    """Rotate the last R dimensions of x (T, H, d); pairs are neighbours if interleaved, else half a rotary part apart."""
+    return _Rotation.apply(x, *angles, interleaved)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return _rotated(x, cos, sin, interleaved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, -sin, ctx.interleaved), None, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    out = x.clone(memory_format=torch.contiguous_format)
+    first, second = _pairs(x, cos.shape[-1], interleaved)
+    out_first, out_second = _pairs(out, cos.shape[-1], interleaved)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    out_first.copy_(first * cos - second * sin)
+    out_second.copy_(second * cos + first * sin)
+    return out
+
+
+def _pairs(x: Tensor, pairs: int, interleaved: bool) -> tuple[Tensor, Tensor]:
+    rotary = x[..., x.shape[-1] - 2 * pairs :]
+    return (rotary[..., 0::2], rotary[..., 1::2]) if interleaved else (rotary[..., :pairs], rotary[..., pairs:])
