@@ -63,7 +63,7 @@ class Quarantined:
     source: str
     file: str
     row: int  # line (jsonl) or row (parquet) number in the file, from 1
-    reason: str  # one of pipeline.data.curate.REASONS
+    reason: str  # one of pipeline.data.quarantine.REASONS
     detail: str  # what exactly broke the rule
     content: str  # the row as it came, cut to a bounded length
 
@@ -83,9 +83,14 @@ class Sample:
     verdict: str  # right | wrong | unparseable | timed out
 
 
+_ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+
+
 def normalise(text: str) -> str:
-    """Text as duplicates see it: NFKC, lower case, runs of white space as one blank."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
+    """Text as duplicates see it: NFKC, lower case, no zero-width characters, runs of white space as one blank."""
+    if not text.isascii():  # NFKC leaves ASCII as it is
+        text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text))
+    return " ".join(text.lower().split())
 
 
 def problem_id(prompt: str, gold: str) -> str:

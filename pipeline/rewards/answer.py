@@ -1,0 +1,108 @@
+"""Whether an answer equals the gold answer, by the verifier that the problem names.
+
+`exact` compares text, `numeric` compares numbers as people write them, `math` asks math-verify. Right, wrong,
+unparseable and timed out are four verdicts, never one for another. Nothing is evaluated: numbers are read by one
+regular expression, and math-verify runs in a process of its own that is killed when its time is up.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from pipeline.records import normalise
+from pipeline.rewards.math_worker import equal, parses
+
+Outcome = Literal["right", "wrong", "unparseable", "timed out"]
+
+TOLERANCE = Fraction(1, 1_000_000)
+"""Relative; 0.333333 is a third, 0.33 is not."""
+
+_LONGEST_NUMBER = 100
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_NUMBER = re.compile(
+    rf"(?P<sign>[+-]?)\s*(?:US)?[$€£¥]?\s*(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<top>{_DIGITS})"
+    rf"(?:[eE](?P<exponent>[+-]?\d{{1,3}})|\s*/\s*(?P<bottom>\d+))?\s*(?:(?P<percent>\\?%)|[$€£¥])?\.?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says: the score (1.0 or 0.0), the outcome, and in words why."""
+
+    score: float
+    verdict: Outcome
+    reason: str
+
+
+def number(text: str) -> tuple[Fraction, ...]:
+    """The values that a written number may stand for; empty where it is none.
+
+    Reads signs (also the unicode minus), thousands separators, decimals, exponents up to three digits, fractions, mixed
+    numbers, a currency sign and a percent sign. `50%` has two readings, 50 and 1/2, because questions ask for both.
+    """
+    if len(text) > _LONGEST_NUMBER:
+        return ()
+    match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
+    if match is None or (match["bottom"] is not None and int(match["bottom"]) == 0):
+        return ()
+    value = Fraction(match["top"].replace(",", "")) * Fraction(10) ** int(match["exponent"] or 0)
+    value = value / int(match["bottom"] or 1) + int(match["whole"] or 0)
+    value = -value if match["sign"] == "-" else value
+    return (value, value / 100) if match["percent"] else (value,)
+
+
+def readable(gold: str, verifier: str) -> bool:
+    """Whether the verifier can read this gold answer. A gold that math-verify cannot read in time is not readable."""
+    match verifier:
+        case "none":
+            return True
+        case "exact":
+            return bool(normalise(gold))
+        case "numeric":
+            return bool(number(gold))
+        case "math":
+            return bool(number(gold)) or parses(gold) is True
+    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric, math or none")
+
+
+def verify(answer: str, gold: str, verifier: str) -> Verdict:
+    """Compare an answer with the gold answer.
+
+    `gold` must be `readable` by `verifier`. Raises ValueError for verifier `none`, whose problems have no right answer.
+    """
+    match verifier:
+        case "exact":
+            return _verdict(normalise(answer) == normalise(gold)) if answer.strip() else _UNPARSEABLE
+        case "numeric":
+            readings = number(answer)
+            return _verdict(_close(readings, number(gold))) if readings else _UNPARSEABLE
+        case "math":
+            return _verify_math(answer, gold)
+    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric or math to verify an answer")
+
+
+_UNPARSEABLE = Verdict(0.0, "unparseable", "the answer cannot be read by its verifier")
+
+
+def _verdict(right: bool) -> Verdict:
+    return Verdict(1.0, "right", "equal") if right else Verdict(0.0, "wrong", "not equal")
+
+
+def _close(answers: tuple[Fraction, ...], golds: tuple[Fraction, ...]) -> bool:
+    return any(abs(answer - gold) <= TOLERANCE * abs(gold) for answer in answers for gold in golds)
+
+
+def _verify_math(answer: str, gold: str) -> Verdict:
+    """Plain numbers are compared here; only what is more than that goes to math-verify."""
+    readings, golds = number(answer), number(gold)
+    if readings and golds:
+        return _verdict(_close(readings, golds))
+    match equal(answer, gold):
+        case "timed out":
+            return Verdict(0.0, "timed out", "math-verify did not answer in time")
+        case "unparseable":
+            return _UNPARSEABLE
+        case outcome:
+            return _verdict(outcome == "right")
