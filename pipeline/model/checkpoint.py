@@ -27,6 +27,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # The longest list of tensor names that a message shows.
 SHOWN = 5
 
@@ -59,14 +60,12 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32, device: t
 
 
 def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Write a checkpoint folder in one atomic step, in place of what was there, in shards of at most this many bytes."""
+    """Write a checkpoint folder whole, in place of what was there, in shards of at most `max_shard_bytes`."""
     with atomic_folder(Path(folder)) as temporary:
         config = model.config.to_hf() | {"dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch.")}
         write_json(temporary / "config.json", config)
-        special = ("bos_token_id", "eos_token_id", "pad_token_id")
-        write_json(
-            temporary / "generation_config.json", {key: config[key] for key in special if config[key] is not None}
-        )
+        special = {key: config[key] for key in SPECIAL_TOKENS if config[key] is not None}
+        write_json(temporary / "generation_config.json", special)
         shards = _shards(disk_tensors(model), max_shard_bytes)
         names = (
             [SINGLE]
@@ -145,20 +144,16 @@ def _weight_files(folder: Path) -> list[Path]:
         weight_map = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise InputError(f"{folder / INDEX}: weight_map must be an object from tensor to file name")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-        for file in files:
-            if file.parent != folder or not file.is_file():
-                raise InputError(
-                    f"{folder / INDEX}: names {file.relative_to(folder)}: must be a file in its own folder"
-                )
-        return files
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise InputError(f"{folder / INDEX}: names {name}: must be a file beside it")
+        return [folder / name for name in names]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
     if pickles:
-        raise InputError(
-            f"{folder}: has only pickled weights ({pickles[0]}): pickles can run code, must be safetensors"
-        )
+        raise InputError(f"{folder}: has only {pickles[0]}: a pickle can run code, must be safetensors")
     raise InputError(f"{folder}: has neither {SINGLE} nor {INDEX}")
 
 

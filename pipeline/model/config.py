@@ -339,7 +339,7 @@ def _write_attention(config: ModelConfig) -> dict[str, Any]:
             "rope_interleave": attention.rope_interleave,
             "attention_bias": attention.bias,
         }
-    written = {"num_key_value_heads": attention.num_key_value_heads, "head_dim": attention.head_dim}
+    written: dict[str, Any] = {"num_key_value_heads": attention.num_key_value_heads, "head_dim": attention.head_dim}
     if config.model_type == "llama":
         return written | {"attention_bias": attention.output_bias, "mlp_bias": config.mlp_bias}
     written |= {"use_sliding_window": False, "sliding_window": None}

@@ -130,7 +130,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw all matrices from N(0, initializer_range²), set norms to 1 and biases to 0: the same bits on any device."""
+        """Draw matrices from N(0, initializer_range²), set norms to 1 and biases to 0; the same bits on any device."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:

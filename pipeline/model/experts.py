@@ -32,6 +32,8 @@ class Router(nn.Module):
     The balancing bias counts for the choice only; weights come from the scores (report eq. 16).
     """
 
+    e_score_correction_bias: Tensor
+
     def __init__(self, hidden_size: int, mixture: Mixture) -> None:
         super().__init__()
         self.mixture = mixture
@@ -121,7 +123,7 @@ def balance_loss(routing: Sequence[Routing], lengths: Sequence[int]) -> Tensor:
 
 def _layer_balance_loss(routing: Routing, sequence: Tensor, sizes: Tensor) -> Tensor:
     scores, top_k = routing.scores, routing.experts.shape[1]
-    tokens, experts = scores.shape
+    experts = scores.shape[1]
     chosen = scores.detach().topk(top_k).indices + sequence[:, None] * experts
     counts = torch.bincount(chosen.flatten(), minlength=len(sizes) * experts).view(len(sizes), experts)
     share = counts * experts / (top_k * sizes[:, None])  # f, eq. 18

@@ -1,6 +1,6 @@
 """Elementwise parts of the decoder with a backward of their own, for fewer passes over memory than autograd makes.
 
-At a few hundred hidden dimensions these passes, not the matrix products, are most of a step. Shapes: `...` any, D hidden.
+At a few hundred hidden dimensions these passes, not the matrix products, are most of a step.
 """
 
 import torch.nn.functional as F

@@ -50,7 +50,7 @@ class FeedForward(nn.Module):
 
 
 class GroupedQueryAttention(nn.Module):
-    """Queries in groups that share a key and value head (arXiv 2305.13245), with Qwen's biases and norms if configured."""
+    """Queries in groups that share a key and value head (arXiv 2305.13245), with Qwen's biases and norms."""
 
     def __init__(self, config: ModelConfig, attention: GroupedAttention, layer: int) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ def _mscale(factor: float, weight: float) -> float:
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
-    """Rotate the last R dimensions of x (T, H, d); pairs are neighbours if interleaved, else half a rotary part apart."""
+    """Rotate the last R dimensions of x (T, H, d); pairs are neighbours if interleaved, else R/2 apart."""
     return _Rotation.apply(x, *angles, interleaved)
 
 
