@@ -5,6 +5,7 @@ file, section, key, value and rule. Values are never converted: `"3"` is not a n
 DVC does, so `3e-6` is one.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,15 +38,39 @@ class GeneratedSource(Section):
 
 
 class FieldMap(Section):
-    """Which column of a row holds what. `answer_pattern` cuts the gold answer out of the `gold` column."""
+    """Which column of a row holds what, and what to take out of it by regular expressions."""
 
     prompt: str = "prompt"
     gold: str = "gold"
-    answer_pattern: str | None = None  # regular expression with one group; what stands before the match is the thinking
+    answer_pattern: str | None = None  # its one group is the gold; what stands before the match is the thinking
     thinking: str | None = None
+    thinking_strip: str | None = None  # what it matches is taken out of the thinking
     difficulty: str | None = None
+    difficulty_count: str | None = None  # difficulty = how often it occurs in the `gold` column
+    verifier: str | None = None
     task: str | None = None
     language: str | None = None
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> "FieldMap":
+        for key, groups in (("answer_pattern", 1), ("thinking_strip", None), ("difficulty_count", None)):
+            if (pattern := getattr(self, key)) is None:
+                continue
+            try:
+                found = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"{key}: {pattern!r} is no regular expression: {error}") from None
+            if groups is not None and found != groups:
+                raise ValueError(f"{key}: {pattern!r} must have exactly one group, has {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_origin_each(self) -> "FieldMap":
+        if self.difficulty and self.difficulty_count:
+            raise ValueError("difficulty and difficulty_count: give one of them")
+        if self.thinking and self.answer_pattern:
+            raise ValueError("thinking and answer_pattern: the pattern gives a thinking already; give one of them")
+        return self
 
 
 class RowSource(Section):
@@ -82,6 +107,7 @@ class GymSource(Section):
     name: Name
     dataset: str
     problems: Count
+    verifier: Literal["exact", "numeric", "math"] = "exact"
     options: dict[str, Any] = {}
 
 
@@ -93,22 +119,23 @@ class Limits(Section):
 
     line_bytes: Count = 1_000_000
     prompt_chars: Count = 4_000
+    gold_chars: Count = 1_000
     thinking_chars: Count = 32_000
 
 
 class NearDuplicates(Section):
     """MinHash over word shingles. Prompts that differ in their numbers are never near duplicates."""
 
-    similarity: Share = 0.85
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.85
     shingle_words: Count = 3
-    permutations: Count = 64
+    permutations: Annotated[int, Field(ge=16, multiple_of=4)] = 64  # more: a better estimate of the similarity
 
 
 class Decontamination(Section):
     """n-gram overlap with the evaluation split, in words; numbers count as words and must agree."""
 
     ngram_words: Count = 8
-    overlap: Share = 0.5  # of an evaluation prompt's n-grams found in the row
+    overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # of an evaluation prompt's n-grams found in the row
 
 
 class DifficultyBand(Section):
@@ -135,7 +162,7 @@ class Gates(Section):
 
 class Curation(Section):
     sources: Annotated[list[Source], Field(min_length=1)]
-    languages: list[str] = ["en"]
+    languages: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2}$")]], Field(min_length=1)] = ["en"]  # ISO 639-1
     limits: Limits = Limits()
     near_duplicates: NearDuplicates = NearDuplicates()
     decontamination: Decontamination = Decontamination()
@@ -157,7 +184,8 @@ class Training(Section):
     """Options of the supervised training loop."""
 
     steps: Count
-    tokens_per_step: Count  # of all kinds; the loss is normalised by those that count
+    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
+    micro_batch_tokens: Count = 16_384  # at most at once through the model; bounds memory, does not change the result
     learning_rate: Positive
     warmup: Share = 0.05  # of the steps
     final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine

@@ -1,0 +1,79 @@
+"""Speed of supervised training: rows of worked sums, as many in each step, the whole text trained.
+
+Rows, their number per step, optimiser and learning rate are those of the usual way to measure a trainer of this kind on
+a tiny model; lengths vary from 25 to 90 characters, so that padding, where there is any, costs what it does in real data.
+"""
+
+import random
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.model.checkpoint import load_model
+from pipeline.model.tokenizer import load_tokenizer
+from pipeline.params import Training
+from pipeline.training.engine import TorchEngine
+from pipeline.training.examples import text_examples
+from pipeline.training.loop import Objective, train_step
+
+
+def worked_sum(numbers: Sequence[int]) -> str:
+    """A chain of sums of non-negative numbers, each written out digit by digit with carries."""
+    total = numbers[0]
+    lines = []
+    for number in numbers[1:]:
+        lines.append(f"{total}+{number}:{','.join(_column_sums(total, number))};{total + number}")
+        total += number
+    question = "+".join(map(str, numbers)) + "=?"
+    return f"{question}<think>" + "\n".join(lines) + f"</think><answer>{total}</answer>"
+
+
+def _column_sums(a: int, b: int) -> list[str]:
+    """`digit+digit+carry=sum` for each column, the lowest first."""
+    columns = []
+    carry = 0
+    for place in range(max(len(str(a)), len(str(b)))):
+        x, y = a // 10**place % 10, b // 10**place % 10
+        columns.append(f"{x}+{y}+{carry}={x + y + carry}")
+        carry = (x + y + carry) // 10
+    return columns
+
+
+def rows(count: int) -> list[str]:
+    """The first `count` training texts, always the same."""
+    rng = random.Random(0)
+    return [worked_sum([rng.randint(1, 99) for _ in range(rng.choice([2, 2, 3]))]) for _ in range(count)]
+
+
+def run(model: Path, batch: int, steps: int, dtype: str) -> dict[str, float | int | str]:
+    """Train the checkpoint in `model` (it stays as it is) for `steps` ≥ 2 steps of `batch` rows.
+
+    `tokens_per_s` counts the texts' tokens, without the end-of-sequence token that is trained too; `step_s` is the
+    median in seconds, the first step left out; `peak_rss_mib` is the whole process's.
+    """
+    if steps < 2:
+        raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
+    decoder, tokenizer = load_model(model), load_tokenizer(model)
+    examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
+    tokens = sum(len(example) - 1 for example in examples)
+    options = Training.model_validate(
+        {"steps": steps, "tokens_per_step": tokens, "learning_rate": 1e-4, "warmup": 0.0, "dtype": dtype}
+    )
+    engine = TorchEngine(Objective(decoder), options)
+    decoder.train()
+    seconds = []
+    for step in range(steps):
+        start = time.perf_counter()
+        train_step(engine, decoder, examples[step * batch : (step + 1) * batch], options, step)
+        seconds.append(time.perf_counter() - start)
+    step_s = statistics.median(seconds[1:])
+    return {
+        "dtype": dtype,
+        "batch": batch,
+        "step_s": round(step_s, 4),
+        "tokens_per_s": round(tokens / steps / step_s, 1),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }

@@ -1,0 +1,82 @@
+"""Checkpoints to resume from: `step-N/` folders that are whole or not there.
+
+A folder is filled under another name, flushed and renamed (pipeline.files). Its list of SHA-256 digests is written
+last and says that all else is there. On reading every file is verified; a broken folder is passed over with a warning,
+and the one before it is taken. Two are kept.
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from pipeline.files import atomic_folder, digest, write_json
+from pipeline.training.engine import State
+
+KEPT = 2
+DIGESTS = "digests.json"
+PROGRESS = "progress.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run stands after `step` steps, and what its loop remembers."""
+
+    step: int
+    progress: dict[str, Any]  # JSON
+    state: State
+
+
+class Checkpoints:
+    """The checkpoints of one piece of work in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, then remove all but the newest two and what killed writers left."""
+        with atomic_folder(self._folder / f"step-{checkpoint.step}") as temporary:
+            write_json(temporary / PROGRESS, checkpoint.progress)
+            for part, tensors in checkpoint.state.items():
+                save_file(tensors, temporary / f"{part}.safetensors")
+            write_json(temporary / DIGESTS, {file.name: digest(file) for file in sorted(temporary.iterdir())})
+        old = [self._folder / f"step-{step}" for step in self._steps()[KEPT:]]
+        for folder in [*old, *self._folder.glob(".step-*")]:
+            shutil.rmtree(folder)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Its tensors lie on the CPU."""
+        for step in self._steps():
+            folder = self._folder / f"step-{step}"
+            if fault := _fault(folder):
+                logger.warning("checkpoint %s is broken (%s): taking the one before", folder, fault)
+                continue
+            progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+            return Checkpoint(step, progress, {file.stem: load_file(file) for file in folder.glob("*.safetensors")})
+        return None
+
+    def _steps(self) -> list[int]:
+        """Steps that have a folder, newest first."""
+        return sorted((int(folder.name.removeprefix("step-")) for folder in self._folder.glob("step-*")), reverse=True)
+
+
+def _fault(folder: Path) -> str | None:
+    """What keeps a folder from being a whole checkpoint."""
+    if not (folder / DIGESTS).is_file():
+        return f"no {DIGESTS}"
+    try:
+        expected = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{DIGESTS} is not JSON"
+    for name, value in expected.items():
+        if not (folder / name).is_file():
+            return f"no {name}"
+        if digest(folder / name) != value:
+            return f"{name} does not have the digest it was written with"
+    return None

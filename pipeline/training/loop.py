@@ -1,0 +1,178 @@
+"""Supervised training: base (every token counts) and cold start (the completion counts).
+
+A step's loss is the sum over all its counted predictions divided by their number in the whole step, so it does not
+depend on how the step is cut into micro-batches. Added to it is the sequence-wise balance loss, and after each update
+the routers' bias moves against the load (DeepSeek-V3 report, section 2.1.2).
+The loop draws no random number. With the order a function of seed and step, a run that is killed and resumed ends in
+the same bits as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from pipeline.job import Log
+from pipeline.model.attention import PackedSequences
+from pipeline.model.decoder import Decoder
+from pipeline.model.experts import balance_loss, expert_load
+from pipeline.params import Training
+from pipeline.training.batches import Batch, Example, Steps, micro_batches
+from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.engine import Engine, TorchEngine
+from pipeline.training.loss import cross_entropy
+from pipeline.training.optimiser import learning_rate
+
+SMOOTHING = 0.95
+"""Share of the old value in the running mean of the loss: about the last 20 steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one micro-batch says."""
+
+    cross_entropy: Tensor  # scalar, nats: sum over the predictions that count
+    balance: Tensor  # scalar: sequence-wise balance loss, mean over sequences, sum over layers; 0 in a dense model
+    load: Tensor | None  # (layers, E) int64: tokens per expert; None in a dense model
+
+
+class Objective(nn.Module):
+    """The forward pass from tokens to loss as one module, as `Engine` asks."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, batch: Batch) -> Terms:
+        output = self.decoder(batch.tokens, batch.positions, PackedSequences(batch.lengths))
+        nats = cross_entropy(output.hidden[batch.predictors], self.decoder.unembedding, batch.targets)
+        if not output.routing:
+            return Terms(nats, torch.zeros_like(nats), None)
+        return Terms(nats, balance_loss(output.routing, batch.lengths), expert_load(output.routing))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one step did."""
+
+    loss: float  # nats per counted prediction
+    balance_loss: float  # mean over sequences, sum over layers, without its factor
+    imbalance: (
+        float  # busiest expert's load over the mean load, mean over layers; 1 is even, 0 stands for a dense model
+    )
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    tokens: int  # put in
+    predictions: int  # that counted
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Where a training run stands. A function of its inputs: no times."""
+
+    steps: int = 0
+    tokens: int = 0
+    loss: float = 0.0  # running mean, nats per counted prediction
+    imbalance: float = 0.0  # of the last step
+
+
+def train(
+    model: Decoder,
+    examples: Sequence[Example],
+    options: Training,
+    *,
+    seed: int,
+    scratch: Path,
+    log: Log,
+    title: str,
+) -> Summary:
+    """Train `model` in place, resuming from the newest whole checkpoint under `scratch`.
+
+    `scratch` must be this work's own: what lies there is taken to come from the same model, examples, options and seed.
+    Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
+    the gradient is no longer finite (nothing is saved then).
+    """
+    model.train()
+    engine: Engine = TorchEngine(Objective(model), options)
+    steps = Steps(examples, options.tokens_per_step, seed)
+    checkpoints = Checkpoints(scratch)
+    summary = _resume(checkpoints, engine)
+    with _progress_bar() as bar:
+        task = bar.add_task(title, total=options.steps, completed=summary.steps, figures="")
+        for step in range(summary.steps, options.steps):
+            start = time.perf_counter()
+            figures = train_step(engine, model, steps[step], options, step)
+            seconds = time.perf_counter() - start
+            summary = _advance(summary, figures)
+            log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
+            bar.update(task, advance=1, figures=f"loss {summary.loss:.3f}  {figures.tokens / seconds:,.0f} tokens/s")
+            if summary.steps % options.checkpoint_every == 0:
+                checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
+    model.eval()
+    return summary
+
+
+def train_step(engine: Engine, model: Decoder, examples: Sequence[Example], options: Training, step: int) -> Figures:
+    """One update of `model`, which `engine` runs, on the examples of step number `step`, counted from 0."""
+    device = model.unembedding.device
+    predictions = sum(int(example.counts[1:].sum()) for example in examples)
+    terms: list[Terms] = []
+    for batch in micro_batches(examples, options.micro_batch_tokens):
+        part: Terms = engine(batch.to(device))
+        balance = part.balance * (len(batch.lengths) / len(examples))
+        engine.backward(part.cross_entropy / predictions + options.balance_loss * balance)
+        terms.append(Terms(part.cross_entropy.detach(), balance.detach(), part.load))
+    rate = learning_rate(options, step)
+    norm = engine.step(rate)
+    loads = [part.load for part in terms if part.load is not None]
+    load = torch.stack(loads).sum(0) if loads else None
+    figures = Figures(
+        loss=torch.stack([part.cross_entropy for part in terms]).sum().item() / predictions,
+        balance_loss=torch.stack([part.balance for part in terms]).sum().item(),
+        imbalance=0.0 if load is None else (load.amax(1) / load.float().mean(1)).mean().item(),
+        gradient_norm=norm,
+        learning_rate=rate,
+        tokens=sum(len(example) for example in examples),
+        predictions=predictions,
+    )
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(getattr(figures, name)):
+            raise FloatingPointError(f"step {step}: {name} = {getattr(figures, name)}: must be finite; {figures}")
+    if load is not None and model.config.has_balance_bias:
+        model.update_balance(load, options.balance_rate)
+    return figures
+
+
+def _resume(checkpoints: Checkpoints, engine: Engine) -> Summary:
+    checkpoint = checkpoints.newest()
+    if checkpoint is None:
+        return Summary()
+    engine.load_state(checkpoint.state)
+    return Summary(**checkpoint.progress)
+
+
+def _advance(before: Summary, figures: Figures) -> Summary:
+    smoothed = SMOOTHING * before.loss + (1 - SMOOTHING) * figures.loss
+    return Summary(
+        steps=before.steps + 1,
+        tokens=before.tokens + figures.tokens,
+        loss=smoothed if before.steps else figures.loss,
+        imbalance=figures.imbalance,
+    )
+
+
+def _progress_bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))

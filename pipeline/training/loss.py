@@ -1,0 +1,54 @@
+"""Cross-entropy of next tokens without ever holding all logits.
+
+P predictions over V tokens would be a P × V matrix, for a large vocabulary by far the largest tensor of a step. Here
+rows go through the unembedding in chunks.
+Different from the textbook: the gradient is computed in the forward pass, chunk by chunk, while the chunk's logits are
+at hand (as in Liger Kernel, Hsu et al. 2024, section 3.2), so nothing is computed twice and only gradients are kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK = 2**25
+"""Logits held at a time: 128 MiB of float32."""
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+        weight = unembedding.to(hidden.dtype)
+        total = torch.zeros((), device=hidden.device)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(unembedding)
+        rows = max(1, CHUNK // len(weight))
+        for chunk, target, gradient in zip(
+            hidden.split(rows), targets.split(rows), hidden_gradient.split(rows), strict=True
+        ):
+            logits = (chunk @ weight.T).float()
+            log_probabilities = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+            total -= log_probabilities.gather(1, target[:, None]).sum()
+            difference = log_probabilities.exp_()  # softmax − one-hot, the loss's gradient in the logits
+            difference[torch.arange(len(target), device=target.device), target] -= 1
+            difference = difference.to(hidden.dtype)
+            gradient.copy_(difference @ weight)
+            weight_gradient += difference.T @ chunk
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None
+
+
+def cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+    """Sum of −log p(target) in nats, a float32 scalar.
+
+    hidden (P, D), computed with in its own dtype; unembedding (V, D); targets (P,) int64.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _CrossEntropy.apply(hidden, unembedding, targets)

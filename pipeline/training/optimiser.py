@@ -1,0 +1,40 @@
+"""AdamW and its learning rate (Loshchilov & Hutter 2019; warm-up, then a cosine).
+
+Weight decay holds for matrices only: gains and biases have no scale to be kept small.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.params import Training
+
+
+def learning_rate(options: Training, step: int) -> float:
+    """Rate at `step`, counted from 0: linear from nothing, then a cosine to the final share at the last step."""
+    warmup = math.ceil(options.warmup * options.steps)
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, options.steps - 1 - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return options.learning_rate * (options.final_learning_rate + (1 - options.final_learning_rate) * cosine)
+
+
+def adamw(model: nn.Module, options: Training) -> torch.optim.AdamW:
+    """The optimiser of all parameters that learn."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in learning if parameter.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [parameter for parameter in learning if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (options.beta1, options.beta2)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
+
+
+def gradient_norm(gradients: list[Tensor]) -> float:
+    """L2 norm of all gradients as one vector.
+
+    Each is flattened first: torch's reduction of one dimension uses all cores, that of several does not.
+    """
+    return torch.stack([torch.linalg.vector_norm(gradient.flatten()) for gradient in gradients]).norm().item()
