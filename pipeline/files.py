@@ -56,10 +56,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, the same bytes for the same content."""
+def write_json(path: Path, content: Any, *, sort: bool = True) -> None:
+    """Write JSON, the same bytes for the same content. `sort=False` keeps the order of keys where it has a meaning."""
+    text = json.dumps(content, indent=2, sort_keys=sort, ensure_ascii=False)
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def digest(path: Path) -> str:

@@ -7,7 +7,7 @@ run to run (checkpoints to resume from, its state, times) lies under `runs/<stag
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,30 @@ def read_yaml(path: Path) -> Any:
     return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 
-def stage_key(root: Path, stage: str) -> str:
-    """Hash (16 hex digits) of what dvc.yaml says a stage depends on: the content of its deps, its params."""
-    definition = read_yaml(root / DAG_FILE)["stages"][stage]
-    params = read_yaml(root / PARAMS_FILE)
-    identity = {
-        "deps": {name: digest(root / name) for name in definition.get("deps", [])},
-        "params": {name: params.get(name) for name in definition.get("params", [])},
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's outputs are a function of, by dvc.yaml: the content of its deps and the values of its params."""
+
+    deps: dict[str, str]  # path in the project → SHA-256
+    params: dict[str, Any]  # section → its values in params.yaml
+
+    @property
+    def key(self) -> str:
+        """Hash (16 hex digits): equal for equal work."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def require_stage(root: Path, stage: str) -> None:
+    """Raises InputError where dvc.yaml has no such stage."""
+    stages = read_yaml(root / DAG_FILE)["stages"]
+    if stage not in stages:
+        raise InputError(f"{root / DAG_FILE}: no stage {stage!r}; there are {', '.join(stages)}")
+
+
+def identity(root: Path, stage: str) -> Identity:
+    """The identity of a stage as things lie in the project folder now."""
+    definition, params = read_yaml(root / DAG_FILE)["stages"][stage], read_yaml(root / PARAMS_FILE)
+    return Identity(
+        deps={name: digest(root / name) for name in definition.get("deps", [])},
+        params={name: params.get(name) for name in definition.get("params", [])},
+    )

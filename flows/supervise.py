@@ -1,0 +1,114 @@
+"""Run a command so that nothing of it is left when it ends, when it takes too long, or when its caller dies.
+
+DVC forwards no signal, torchrun gives each rank a session of its own, and a process that is killed outright cleans up
+after nobody. So a command runs under a small process of its own, the supervisor, which does nothing but watch:
+
+    caller ──lifeline──▶ supervisor ──▶ command ──▶ … descendants
+
+The lifeline is a pipe. The caller never writes to it; the kernel closes it when the caller ends, even by SIGKILL. On
+that, on SIGTERM, after the timeout and after the command's own end, the supervisor ends every descendant: SIGTERM, a
+bounded grace, SIGKILL. On Linux it adopts orphans, so that a daemon's double fork does not hide from it, and the
+command is told to die if the supervisor itself is killed.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from pipeline.process import adopt_orphans, die_with_parent
+
+TIMED_OUT = 124  # as timeout(1) says it
+GRACE = 15.0  # seconds between SIGTERM and SIGKILL: enough for a stage to write its state and leave its checkpoint
+POLL = 0.05  # seconds
+KILL_ATTEMPTS = 20  # of 0.5 s each; only a process stuck in the kernel survives one
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float | None = None,
+    grace: float = GRACE,
+) -> int:
+    """Run `command` under a supervisor. Returns its exit status; 128 + n for signal n; TIMED_OUT after `timeout` s.
+
+    Whatever ends this call, by return or by an exception, no descendant of the command is left behind.
+    """
+    arguments = [str(grace), "none" if timeout is None else str(timeout), *command]
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "flows.supervise", *arguments],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C at the terminal reaches the caller alone; the tree hears of it from here
+    )
+    try:
+        return _status(supervisor.wait())
+    finally:
+        assert supervisor.stdin is not None
+        supervisor.stdin.close()
+        supervisor.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The supervisor: `GRACE TIMEOUT COMMAND…`, its lifeline on standard input."""
+    grace, timeout, command = float(arguments[0]), arguments[1], list(arguments[2:])
+    deadline = float("inf") if timeout == "none" else time.monotonic() + float(timeout)
+    stop_requests: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_requests.append(number))
+    adopt_orphans()
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent)
+    status = TIMED_OUT
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            status = _status(child.returncode)
+            break
+        if stop_requests or _is_cut(sys.stdin.fileno()):
+            status = 128 + signal.SIGTERM
+            break
+    _end_descendants(grace)
+    return status
+
+
+def _status(returncode: int) -> int:
+    """A return code of subprocess as a shell would name it."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _is_cut(lifeline: int) -> bool:
+    """Wait a moment for the lifeline's end."""
+    readable, _, _ = select.select([lifeline], [], [], POLL)
+    return bool(readable) and os.read(lifeline, 1) == b""
+
+
+def _end_descendants(grace: float) -> None:
+    """SIGTERM to every descendant, then SIGKILL to what is left and to what was born meanwhile."""
+    descendants = psutil.Process().children(recursive=True)
+    _signal(descendants, signal.SIGTERM)
+    psutil.wait_procs(descendants, timeout=grace)
+    for _ in range(KILL_ATTEMPTS):
+        descendants = psutil.Process().children(recursive=True)
+        if not descendants:
+            return
+        _signal(descendants, signal.SIGKILL)
+        psutil.wait_procs(descendants, timeout=0.5)
+    print(f"still there after SIGKILL: {descendants}", file=sys.stderr)
+
+
+def _signal(processes: Sequence[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

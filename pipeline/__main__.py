@@ -1,0 +1,63 @@
+"""`python -m pipeline STAGE`: run one stage. dvc.yaml calls exactly this.
+
+Exit status: 0, 2 for a mistake in what came from outside, 3 for a failed gate, 128 + n after signal n, 1 (and a
+traceback) for a bug.
+"""
+
+import importlib
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.files import write_json
+from pipeline.job import PARAMS_FILE, Job, identity, project_root, require_stage
+from pipeline.params import Params, load_params
+from pipeline.process import die_with_parent, exit_on_signals
+from pipeline.state import Attempt
+from pipeline.tracking import Description, Tracker
+
+
+def main(arguments: Sequence[str]) -> int:
+    die_with_parent()
+    exit_on_signals()
+    try:
+        if len(arguments) != 1:
+            raise InputError("usage: python -m pipeline STAGE")
+        run_stage(arguments[0], project_root(Path.cwd()))
+    except (InputError, GateFailedError) as error:
+        print(error, file=sys.stderr)
+        return exit_code(error)
+    return 0
+
+
+def run_stage(stage: str, root: Path) -> None:
+    """Run one stage in the project at `root`; its figures, in the stage's own order, become metrics.json."""
+    require_stage(root, stage)
+    with Attempt(root, stage) as attempt:
+        params, work = load_params(root / PARAMS_FILE), identity(root, stage)
+        attempt.update(key=work.key)
+        settle(params)
+        module = importlib.import_module(f"pipeline.stages.{stage}")
+        values = params.model_dump(mode="json")
+        described = Description(stage, work.key, {name: values[name] for name in work.params}, work.deps)
+        with Tracker(params.tracking, root, described) as tracker:
+            job = Job(stage, root, work.key, tracker.log)
+            metrics = module.run(params, job)
+            write_json(job.output("metrics.json"), metrics, sort=False)
+            tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
+            attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+
+
+def settle(params: Params) -> None:
+    """Set what has to be set before the numeric libraries are imported, and the seeds of what has a global one."""
+    if params.machine.threads is not None:
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(params.machine.threads))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its results only with this
+    random.seed(params.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
