@@ -114,16 +114,13 @@ def test_the_same_inputs_give_the_same_bits(tmp_path: Path):
 
 @pytest.mark.parametrize("kill", [1, 3, 4, 7])
 def test_a_killed_run_ends_in_the_same_bits(kill: int, tmp_path: Path):
-    class Killed(Exception):
-        pass
-
     def log(figures: Mapping[str, float], step: int) -> None:
         if step == kill:
-            raise Killed
+            raise KeyboardInterrupt
 
     whole, model, resumed = decoder(), decoder(), decoder()
     expected = run(tmp_path / "whole", whole, options())
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", model, options(), log)
     trained: list[int] = []
     assert run(tmp_path / "killed", resumed, options(), lambda _, step: trained.append(step)) == expected
