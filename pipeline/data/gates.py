@@ -1,0 +1,221 @@
+"""Whether curated data may pass: Great Expectations judges the measures of every table, and a page shows why.
+
+Three things differ from the tool's own way. Expectations judge measures (pipeline.data.measures) instead of the texts,
+which keeps a million rows within seconds. The context lives in memory: nothing is kept, nothing is sent. And its
+renderer fills a page of ours, one file that loads nothing, because its own site fetches scripts from five hosts, shows
+an empty index without them, and puts texts of the data into the page as live HTML.
+"""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import polars as pl
+
+from pipeline.data import measures, rules
+from pipeline.data.measures import Accepted
+from pipeline.data.rules import Rule
+from pipeline.files import atomic_file
+from pipeline.params import Curation
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.data_context.data_context.abstract_data_context import AbstractDataContext
+
+ROWS_SHOWN = 20  # offending rows of a failed gate
+TEXT_SHOWN = 200  # characters of each text in them
+PAGE_TEMPLATE = Path(__file__).with_name("gates_page.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A rule and what became of it."""
+
+    table: str
+    rule: Rule
+    passed: bool
+    observed: str
+    rows: list[dict[str, Any]]  # the first offending ones; `row` counts from 1
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "expectation": self.rule.expectation,
+            "column": self.rule.column,
+            "rule": self.rule.rule,
+            "observed": self.observed,
+            "passed": self.passed,
+        }
+
+    def __str__(self) -> str:
+        head = f"{self.table}: {self.rule.expectation}({self.rule.column}): {self.observed}; rule: {self.rule.rule}"
+        rows = (", ".join(f"{key}={value!r}" for key, value in row.items()) for row in self.rows)
+        return "\n".join([head, *(f"    {row}" for row in rows)])
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The outcome of all gates. `str()` of it is the message for the terminal."""
+
+    gates: list[Gate]
+    page: Path  # the HTML page
+    accepted: Accepted | None  # what the next set's drift is measured against; None where a gate failed
+    drift: dict[str, float]  # against the last accepted set; empty where there is none
+
+    @property
+    def failures(self) -> list[Gate]:
+        return [gate for gate in self.gates if not gate.passed]
+
+    def verdict(self) -> dict[str, Any]:
+        """The outcome as a function of data and params: without times, and without drift, which depends on history."""
+        gates = [gate for gate in self.gates if gate.table != "drift"]
+        return {"passed": all(gate.passed for gate in gates), "gates": [gate.summary() for gate in gates]}
+
+    def __str__(self) -> str:
+        head = f"{len(self.failures)} of {len(self.gates)} quality gates failed; the page: {self.page}"
+        return "\n".join([head, *(str(gate) for gate in self.failures)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is judged: the measures of a table, the rules for them, and the table's own rows, to show the offenders."""
+
+    name: str
+    measured: pl.DataFrame
+    rules: list[Rule]
+    rows: pl.DataFrame
+
+
+def check(
+    problems: pl.DataFrame,
+    traces: pl.DataFrame,
+    pairs: pl.DataFrame,
+    quarantined: int,
+    curation: Curation,
+    previous: Accepted | None,
+    docs: Path,
+) -> GateReport:
+    """Judge tables of the records Problem, Trace and PreferencePair, and write the page into the folder `docs`.
+
+    `quarantined` is the number of rows that were dropped on the way to `problems`, `previous` the last accepted set.
+    Where a table has not its record's columns, that alone is judged: nothing else can be measured.
+    """
+    context = _context()
+    types = measures.column_types({"problems": problems, "traces": traces, "pairs": pairs})
+    judged = [_judge(context, _Subject("schema", types, rules.schema_rules(), types))]
+    accepted, drift = None, {}
+    if all(gate.passed for gate in judged[0].gates):
+        tasks = measures.measure_tasks(problems)
+        accepted = measures.summary(problems, tasks)
+        figures = measures.measure_set(problems, quarantined)
+        subjects = [
+            _Subject("problems", measures.measure_problems(problems), rules.problem_rules(curation), problems),
+            _Subject("traces", measures.measure_traces(traces, problems), rules.trace_rules(curation), traces),
+            _Subject("pairs", measures.measure_pairs(pairs, problems), rules.pair_rules(), pairs),
+            _Subject("tasks", tasks, rules.task_rules(curation.gates), tasks),
+            _Subject("set", figures, rules.set_rules(curation.gates), figures),
+        ]
+        if previous is not None:
+            change = measures.measure_drift(accepted, previous)
+            drift = change.row(0, named=True)
+            subjects.append(_Subject("drift", change, rules.drift_rules(curation.gates), change))
+        judged += [_judge(context, subject) for subject in subjects]
+    gates = [gate for table in judged for gate in table.gates]
+    report = GateReport(gates, docs / "index.html", accepted if all(gate.passed for gate in gates) else None, drift)
+    _write_page(report, judged)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    name: str
+    height: int
+    gates: list[Gate]
+    sections: list[str]  # HTML of Great Expectations' Data Docs
+
+
+def _context() -> "AbstractDataContext":
+    import great_expectations
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    in_memory = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    return great_expectations.get_context(mode="ephemeral", project_config=in_memory)
+
+
+def _judge(context: "AbstractDataContext", subject: _Subject) -> _Judged:
+    """Validate one table's measures."""
+    from great_expectations import ExpectationSuite, ValidationDefinition
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    batch = context.data_sources.add_pandas(subject.name).add_dataframe_asset(subject.name)
+    expectations = [
+        get_expectation_impl(rule.expectation)(**rule.arguments, description=rule.rule) for rule in subject.rules
+    ]
+    validation = context.validation_definitions.add(
+        ValidationDefinition(
+            name=subject.name,
+            data=batch.add_batch_definition_whole_dataframe(subject.name),
+            suite=context.suites.add(ExpectationSuite(name=subject.name, expectations=expectations)),
+        )
+    )
+    outcome = validation.run(
+        batch_parameters={"dataframe": subject.measured.to_pandas()},
+        result_format={"result_format": "SUMMARY", "partial_unexpected_count": ROWS_SHOWN},
+    )
+    results = {_key(result): result for result in outcome.results}
+    gates = [_gate(subject, rule, results[rule.expectation, rule.column]) for rule in subject.rules]
+    return _Judged(subject.name, subject.measured.height, gates, _sections(outcome))
+
+
+def _key(result: "ExpectationValidationResult") -> tuple[str, str]:
+    """Expectation and column; the results come in an order of their own."""
+    expectation = result.expectation_config
+    assert expectation is not None
+    return expectation.type, expectation.kwargs.get("column") or expectation.kwargs["column_A"]
+
+
+def _gate(subject: _Subject, rule: Rule, result: "ExpectationValidationResult") -> Gate:
+    assert result.result, result.exception_info
+    offending = result.result["partial_unexpected_index_list"]
+    rows = subject.rows[offending].with_columns(pl.col(pl.String).str.slice(0, TEXT_SHOWN)).to_dicts()
+    unexpected = subject.measured[offending, rule.column]
+    numbered = [
+        {"row": i + 1, rule.column: value, **row} for i, value, row in zip(offending, unexpected, rows, strict=True)
+    ]
+    if subject.name in ("set", "drift"):
+        observed = f"{subject.measured[rule.column][0]:g}"
+    else:
+        observed = f"{result.result['unexpected_count']} of {subject.measured.height} rows"
+    return Gate(subject.name, rule, bool(result.success), observed, numbered)
+
+
+def _sections(outcome: "ExpectationSuiteValidationResult") -> list[str]:
+    """The columns' sections of Great Expectations' Data Docs, with the data in them escaped."""
+    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view.view import DefaultJinjaSectionView
+
+    for result in outcome.results:
+        result.result["partial_unexpected_counts"] = [
+            {"value": html.escape(str(entry["value"])), "count": entry["count"]}
+            for entry in result.result["partial_unexpected_counts"]
+        ]
+    _overview, *sections = ValidationResultsPageRenderer().render(outcome).to_json_dict()["sections"]
+    view = DefaultJinjaSectionView()
+    return [view.render({"section": section, "section_loop": {"index": i}}) for i, section in enumerate(sections)]
+
+
+def _write_page(report: GateReport, tables: list[_Judged]) -> None:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(report=report, tables=tables)
+    with atomic_file(report.page) as temporary:
+        temporary.write_text(page, encoding="utf-8")
