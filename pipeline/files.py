@@ -30,9 +30,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it takes the place of `path` when the block ends without an error."""
+    """Yield a temporary folder to fill; it takes the place of `path` when the block ends without an error.
+
+    The name of the temporary folder is always the same, so that what a killed attempt left goes with the next one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -1,0 +1,101 @@
+"""A wrong params file is refused in words that name key, value and rule."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.errors import InputError
+from pipeline.params import load_params
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").rglob("*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+
+
+def _write(document: object, folder: Path) -> Path:
+    path = folder / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(document, file)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_file_is_valid(path: Path) -> None:
+    load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "seed: -1: Input should be greater than or equal to 0"),
+        ("seed", "0", "seed: '0': Input should be a valid integer"),
+        ("held_out", 1.5, "held_out: 1.5: Input should be less than 1"),
+        ("bogus", 1, "bogus: 1: Extra inputs are not permitted"),
+        ("cold_start.train.learning_rate", "fast", "cold_start.train.learning_rate: 'fast': Input should be a valid"),
+        ("cold_start.train.learning_rate", float("inf"), "cold_start.train.learning_rate: inf: Input should be"),
+        ("cold_start.train.dtype", "float8", "cold_start.train.dtype: 'float8': Input should be 'float32' or"),
+        ("cold_start.train", None, "cold_start.train: None: Input should be a valid dictionary"),
+        ("curation.sources", [], "curation.sources: []: List should have at least 1 item"),
+        ("curation.difficulty", {"min": 3.0, "max": 1.0}, "min 3.0 is above max 1.0"),
+        ("base.kind", "train", "Input tag 'train' found using 'kind' does not match"),
+        ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
+    ],
+)
+def test_a_broken_rule_names_key_value_and_rule(
+    key: str, value: object, message: str, default: dict[str, Any], tmp_path: Path
+) -> None:
+    document = copy.deepcopy(default)
+    *sections, last = key.split(".")
+    section = document
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    with pytest.raises(InputError) as error:
+        load_params(_write(document, tmp_path))
+    assert message in str(error.value)
+    assert "params.yaml: " in str(error.value)
+
+
+def test_two_sources_of_one_name_are_refused(default: dict[str, Any], tmp_path: Path) -> None:
+    document = copy.deepcopy(default)
+    document["curation"]["sources"] *= 2
+    with pytest.raises(InputError, match="names must differ"):
+        load_params(_write(document, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "document"),
+        (b"- a\n- b\n", "document"),
+        (b"seed: [1\n", "not valid YAML"),
+        (b"seed: 0\nseed: 1\n", "not valid YAML"),
+        (b"seed: \xff\n", "cannot be read"),
+        (b"seed: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        (b"seed: 0\x00\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_params_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_params(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_scientific_numbers_are_numbers_as_in_dvc(default: dict[str, Any], tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("seed: 0", "seed: 0\nmachine: {stage_timeout_hours: 3e-6}")
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert load_params(path).machine.stage_timeout_hours == 3e-6
