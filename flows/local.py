@@ -1,0 +1,27 @@
+"""The environment that makes the flow run by itself: no Prefect server to start, nothing written outside the project.
+
+Whoever has set PREFECT_API_URL has a server, and its settings are left alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+WITHOUT_SERVER = {
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start makes its database
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the flow prints its own table and one line for an error
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",  # nobody could read them there afterwards
+    "DO_NOT_TRACK": "1",
+}
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Environment variables for the flow of the project at `root` and for all that it starts."""
+    inherited = dict(os.environ)
+    # dvc.yaml says `python`; that is to be this one, whether or not the user has activated its environment.
+    inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+    if "PREFECT_API_URL" in inherited:
+        return inherited
+    return {**WITHOUT_SERVER, "PREFECT_HOME": str(root / "runs" / "prefect"), **inherited}

@@ -1,0 +1,109 @@
+"""The recipe as a Prefect flow: the stages of dvc.yaml in order, each one a task that lets DVC do it.
+
+DVC decides whether a stage has to run; Prefect decides when, and how often it is tried. So tasks cache nothing and
+hand over nothing but names. Each stage runs under a supervisor (flows/supervise.py), which also keeps its time limit:
+Prefect's own limit ends the task's function and would leave the stage's processes behind.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.client.schemas.objects import TaskRun
+from prefect.tasks import Task
+from rich.console import Console
+
+from flows.dag import read_dag
+from flows.local import environment
+from flows.report import Outcome, run_table
+from flows.supervise import TIMED_OUT, run
+from pipeline.errors import EXIT_BUG, EXIT_GATE, EXIT_INPUT, InputError
+from pipeline.job import PARAMS_FILE, project_root
+from pipeline.params import load_params
+from pipeline.process import exit_on_signals
+from pipeline.state import read_state
+
+RETRY_DELAY = 5.0  # seconds
+
+
+class StageFailedError(Exception):
+    """A stage did not end well. `exit_code` is the stage's own, not DVC's."""
+
+    def __init__(self, stage: str, exit_code: int, message: str, seconds: float) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.exit_code = exit_code
+        self.outcome = Outcome(stage, "failed", seconds)
+
+
+def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
+    """Whether another try may help: not where an input is wrong or a gate has failed."""
+    error = state.data
+    return not (isinstance(error, StageFailedError) and error.exit_code in (EXIT_INPUT, EXIT_GATE))
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
+def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
+    """Bring one stage up to date, in at most `timeout` seconds. Raises StageFailedError."""
+    before = read_state(root, stage)
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    status = run(command, cwd=root, env=environment(root), timeout=timeout)
+    attempt = read_state(root, stage)
+    if status == 0:
+        return Outcome(stage, "fresh") if attempt in (before, None) else Outcome(stage, "ran", attempt.seconds)
+    if status == TIMED_OUT:
+        raise StageFailedError(
+            stage, EXIT_BUG, f"not done after {timeout:.0f} s (machine.stage_timeout_hours)", timeout
+        )
+    if attempt in (before, None):
+        raise StageFailedError(
+            stage, EXIT_BUG, f"`{' '.join(command[1:])}` ended with {status} before the stage ran", 0
+        )
+    if attempt.exit_code in (None, 0):
+        message = f"killed (process {attempt.pid})" if attempt.exit_code is None else "its outputs were refused by DVC"
+        raise StageFailedError(stage, EXIT_BUG, message, attempt.seconds)
+    raise StageFailedError(stage, attempt.exit_code, attempt.error, attempt.seconds)
+
+
+@flow(name="recipe")
+def recipe(root: Path, until: str | None = None) -> None:
+    """Bring the project at `root` up to date, as far as the stage `until`. Raises StageFailedError, InputError."""
+    machine = load_params(root / PARAMS_FILE).machine
+    run_task = run_stage.with_options(retries=machine.retries)
+    stages = read_dag(root).until(until)
+    outcomes: list[Outcome] = []
+    try:
+        for stage in stages:
+            outcomes.append(run_task(stage, root, machine.stage_timeout_hours * 3600))
+    except StageFailedError as error:
+        outcomes.append(error.outcome)
+        raise
+    finally:
+        missing = [Outcome(stage, "not reached") for stage in stages[len(outcomes) :]]
+        Console().print(run_table(root, [*outcomes, *missing]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the flow here and now. Returns the exit status of the stage that failed, or 0."""
+    parser = argparse.ArgumentParser(prog="python -m flows.recipe", description=recipe.description)
+    parser.add_argument("--until", metavar="STAGE")
+    options = parser.parse_args(arguments)
+    exit_on_signals()
+    try:
+        root = project_root(Path.cwd())
+        read_dag(root).until(options.until)  # a mistyped stage is refused before Prefect starts
+        recipe(root, options.until)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_INPUT
+    except StageFailedError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
