@@ -51,7 +51,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         output = self.decoder(batch.tokens, batch.positions, PackedSequences(batch.lengths))
-        nats = cross_entropy(output.hidden[batch.predictors], self.decoder.unembedding, batch.targets)
+        nats = cross_entropy(output.hidden, self.decoder.unembedding, batch.predictors, batch.targets)
         if not output.routing:
             return Terms(nats, torch.zeros_like(nats), None)
         return Terms(nats, balance_loss(output.routing, batch.lengths), expert_load(output.routing))

@@ -18,37 +18,36 @@ CHUNK = 2**25
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, unembedding: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         weight = unembedding.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden)
+        hidden_gradient = torch.zeros_like(hidden)
         weight_gradient = torch.zeros_like(unembedding)
-        rows = max(1, CHUNK // len(weight))
-        for chunk, target, gradient in zip(
-            hidden.split(rows), targets.split(rows), hidden_gradient.split(rows), strict=True
-        ):
-            logits = (chunk @ weight.T).float()
-            log_probabilities = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+        size = max(1, CHUNK // len(weight))
+        for rows, target in zip(predictors.split(size), targets.split(size), strict=True):
+            chunk = hidden.index_select(0, rows)
+            log_probabilities = torch.log_softmax(chunk @ weight.T, dim=1, dtype=torch.float32)
             total -= log_probabilities.gather(1, target[:, None]).sum()
             difference = log_probabilities.exp_()  # softmax − one-hot, the loss's gradient in the logits
             difference[torch.arange(len(target), device=target.device), target] -= 1
             difference = difference.to(hidden.dtype)
-            gradient.copy_(difference @ weight)
+            hidden_gradient.index_add_(0, rows, difference @ weight)
             weight_gradient += difference.T @ chunk
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None
+        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None
 
 
-def cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(hidden: Tensor, unembedding: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
     """Sum of −log p(target) in nats, a float32 scalar.
 
-    hidden (P, D), computed with in its own dtype; unembedding (V, D); targets (P,) int64.
+    hidden (T, D), whose dtype the products are computed in; unembedding (V, D); predictors (P,) int64, the rows of
+    `hidden` that count, each once; targets (P,) int64, what each of them should predict.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        return _CrossEntropy.apply(hidden, unembedding, targets)
+        return _CrossEntropy.apply(hidden, unembedding, predictors, targets)
