@@ -98,14 +98,18 @@ def problem_id(prompt: str, gold: str) -> str:
     return hashlib.sha256(f"{prompt}\0{gold}".encode()).hexdigest()[:16]
 
 
+def prompt_hash(normalised: str, seed: int) -> int:
+    """64-bit hash of a normalised prompt."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{normalised}".encode()).digest()[:8])
+
+
 def is_held_out(prompt: str, seed: int, share: float) -> bool:
     """Whether a prompt belongs to the evaluation split.
 
     A function of the normalised prompt alone, so every stage that makes text of its own (the pre-training corpus) knows
     what to leave out without reading what another stage wrote.
     """
-    digest = hashlib.sha256(f"{seed}\0{normalise(prompt)}".encode()).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64
+    return prompt_hash(normalise(prompt), seed) < share * 2**64
 
 
 def schema(record: type) -> dict[str, pl.DataType]:

@@ -1,0 +1,47 @@
+"""curation: sources become problems, worked traces and preference pairs, or end in the quarantine.
+
+The tables take their place among the artifacts only after the quality gates have passed; a set that failed stays under
+runs/, to be read. So does what the last accepted set was like: it is this machine's history, no function of the inputs.
+"""
+
+import shutil
+from dataclasses import asdict
+
+import polars as pl
+
+from pipeline.data.curate import curate
+from pipeline.data.gates import check
+from pipeline.data.measures import read_accepted
+from pipeline.errors import GateFailedError
+from pipeline.files import atomic_folder, write_json
+from pipeline.job import Job
+from pipeline.params import Params
+
+
+def run(params: Params, job: Job) -> dict[str, float]:
+    candidate, rejected, accepted = (job.runs / name for name in ("candidate", "rejected", "accepted.json"))
+    with atomic_folder(candidate) as folder:
+        metrics = curate(params, job.root, folder).metrics()
+    problems, traces, pairs = (
+        pl.read_parquet(candidate / f"{name}.parquet") for name in ("problems", "traces", "pairs")
+    )
+    report = check(
+        problems,
+        traces,
+        pairs,
+        quarantined=int(metrics["quarantined"]),
+        curation=params.curation,
+        previous=read_accepted(accepted),
+        docs=job.runs / "docs",
+    )
+    job.log(report.drift, 0)
+    shutil.rmtree(rejected, ignore_errors=True)
+    if report.accepted is None:
+        candidate.rename(rejected)
+        raise GateFailedError(f"{report}\nthe tables: {rejected}")
+    for table in sorted(candidate.iterdir()):
+        job.output(table.name).parent.mkdir(parents=True, exist_ok=True)
+        table.replace(job.output(table.name))
+    write_json(job.output("verdict.json"), report.verdict())
+    write_json(accepted, asdict(report.accepted))
+    return metrics
