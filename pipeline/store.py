@@ -5,7 +5,6 @@ when it is whole. Credentials come from boto3's own chain, an S3-compatible serv
 such servers may refuse the checksums that newer boto3 adds, so none is sent that the operation does not require.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +123,7 @@ class S3Store:
         from botocore.exceptions import ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
         from botocore.exceptions import ConnectionError as NoConnectionError
 
-        uri, endpoint = self._uri(key), os.environ.get("AWS_ENDPOINT_URL", "AWS")
+        uri, endpoint = self._uri(key), self._client.meta.endpoint_url
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError) as error:

@@ -1,0 +1,159 @@
+"""The command line: thin, and everything heavy is imported after the arguments are known.
+
+Alone in pipeline/ this module knows flows/, which it starts; the rest of the package is free of Prefect and DVC.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import GateFailedError, InputError, exit_code
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help comes twice as fast
+    help="From a base model to a deployed reasoning model, by the recipe of DeepSeek-R1.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure the speed of a part.")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@app.command()
+def run(
+    params: Annotated[Path | None, typer.Option(metavar="FILE", help="Make FILE the project's params.yaml.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after STAGE and what it needs.")] = None,
+) -> None:
+    """Bring every stage up to date; what has not changed is not done again."""
+    from flows.local import environment
+    from flows.supervise import run as run_supervised
+    from pipeline.job import PARAMS_FILE
+    from pipeline.params import load_params
+    from pipeline.process import exit_on_signals
+    from pipeline.workspace import adopt_params
+
+    root = _root()
+    if params is not None and (copy := adopt_params(root, params)) is not None:
+        print(f"the params so far are in {copy.relative_to(root)}")
+    load_params(root / PARAMS_FILE)
+    exit_on_signals()
+    flow = [sys.executable, "-m", "flows.recipe", *(["--until", until] if until else [])]
+    raise typer.Exit(run_supervised(flow, cwd=root, env=environment(root)))
+
+
+@app.command()
+def status() -> None:
+    """Show each stage: fresh or stale, its last attempt and figures."""
+    from rich.console import Console
+
+    from flows.report import status_table
+    from flows.status import freshness
+    from pipeline.state import read_state
+
+    root = _root()
+    fresh = freshness(root)
+    Console().print(status_table(root, fresh, {stage: read_state(root, stage) for stage in fresh}))
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help='For instance "47+85=?".')],
+    model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,
+) -> None:
+    """Put a question to a model; print its thinking and its answer."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from pipeline.ask import ask as ask_model
+    from pipeline.ask import last_model
+    from pipeline.job import PARAMS_FILE
+    from pipeline.params import load_params
+
+    root = _root()
+    completion = ask_model(question, model or last_model(root), load_params(root / PARAMS_FILE))
+    console = Console(highlight=False)
+    console.print(Text(completion.thinking, style="dim"))
+    console.print(Text(completion.answer if completion.well_formed else "(no well-formed answer)", style="bold"))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at versions, cores, GPU, folders and services. Exit status 1 where a run would fail."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.doctor import examine
+
+    checks = list(examine(_root()))
+    table = Table("", "what", "found")
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text("broken", style="red")
+        table.add_row(mark, check.name, Text(check.detail))
+    Console().print(table)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@app.command()
+def digest(path: Annotated[Path, typer.Argument(help="A checkpoint's folder.")]) -> None:
+    """Print a checkpoint's digest, for `base.digest` in params.yaml."""
+    from pipeline.model.remote import checkpoint_digest
+
+    print(checkpoint_digest(path))
+
+
+@bench.command("sft")
+def bench_sft(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="A checkpoint with its tokenizer.")],
+    batch: int = 64,
+    steps: int = 20,
+    dtype: Dtype = Dtype.float32,
+    as_json: Json = False,
+) -> None:
+    """Supervised training: seconds a step and tokens a second."""
+    from pipeline.bench.sft import run as measure
+
+    _show(measure(model, batch, steps, dtype.value), as_json)
+
+
+@bench.command("curation")
+def bench_curation(rows: int = 100_000, as_json: Json = False) -> None:
+    """Curation of generated rows: seconds and peak memory."""
+    from pipeline.bench.curation import run as measure
+
+    _show(measure(rows), as_json)
+
+
+def _show(figures: Mapping[str, float | str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:20} {value}")
+
+
+def _root() -> Path:
+    from pipeline.job import project_root
+
+    return project_root(Path.cwd())
+
+
+def main() -> None:
+    try:
+        app()
+    except (InputError, GateFailedError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(exit_code(error))
