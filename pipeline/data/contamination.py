@@ -24,7 +24,8 @@ class EvaluationIndex:
         grams = ngrams(words(normalised), options.ngram_words)
         self.grams = pl.DataFrame({"problem": grams.rows, "gram": grams.values}).unique(maintain_order=True)
         self.sizes = self.grams.group_by("problem", maintain_order=True).agg(size=pl.len())
-        self.numbers = _numbers(normalised, "problem")
+        texts = pl.DataFrame({"problem": np.arange(len(normalised)), "text": normalised})
+        self.numbers = _numbers(texts, "problem")
         self.prefixes = self._prefixes()
         self.lookup = self.prefixes["gram"].unique().sort().to_numpy()
 
@@ -34,12 +35,11 @@ class EvaluationIndex:
             return {}
         grams = ngrams(words(normalised), self.options.ngram_words)
         nearest = np.minimum(np.searchsorted(self.lookup, grams.values), len(self.lookup) - 1)
-        touched = np.unique(grams.rows[self.lookup[nearest] == grams.values])
-        if not len(touched):
-            return {}
-        table = pl.DataFrame({"row": grams.rows, "gram": grams.values})
-        table = table.filter(pl.Series(np.isin(grams.rows, touched))).unique()
-        return self._verify(table, normalised)
+        hits = np.flatnonzero(self.lookup[nearest] == grams.values)
+        rows = grams.rows
+        pairs = self._candidates(pl.DataFrame({"row": rows[hits], "gram": grams.values[hits]}), normalised)
+        inside = np.flatnonzero(np.isin(rows, pairs["row"].unique()))
+        return self._verified(pairs, pl.DataFrame({"row": rows[inside], "gram": grams.values[inside]}).unique())
 
     def _prefixes(self) -> pl.DataFrame:
         """(problem, gram, number): a problem's rarest grams, one more than may be missing, and its rarest number."""
@@ -60,23 +60,24 @@ class EvaluationIndex:
             .select("problem", "gram", pl.col("number").fill_null(_NO_NUMBER))
         )
 
-    def _verify(self, grams: pl.DataFrame, normalised: pl.Series) -> dict[int, str]:
-        """Look at every pair of a row and a problem that share a rare gram and a number. `grams` has row and gram."""
-        rows = grams["row"].unique(maintain_order=True)
-        row_numbers = _numbers(normalised.gather(rows), "row").with_columns(
-            pl.col("row").replace_strict(range(len(rows)), rows)
-        )
-        none = pl.DataFrame({"row": rows}).with_columns(number=pl.lit(_NO_NUMBER))
+    def _candidates(self, hits: pl.DataFrame, normalised: pl.Series) -> pl.DataFrame:
+        """(row, problem): they share a rare gram, and the row has the problem's numbers. `hits` has row and gram."""
+        rows = hits.select(pl.col("row").unique(maintain_order=True))
+        held = _numbers(rows.with_columns(text=normalised.gather(rows["row"])), "row")
+        none = rows.with_columns(number=pl.lit(_NO_NUMBER))
         pairs = (
-            grams.join(pl.concat([row_numbers, none]), on="row")
+            hits.join(pl.concat([held, none]), on="row")
             .join(self.prefixes, on=["gram", "number"])
             .select("row", "problem")
             .unique()
         )
-        lacking = pairs.join(self.numbers, on="problem").join(row_numbers, on=["row", "number"], how="anti")
+        lacking = pairs.join(self.numbers, on="problem").join(held, on=["row", "number"], how="anti")
+        return pairs.join(lacking, on=["row", "problem"], how="anti")
+
+    def _verified(self, pairs: pl.DataFrame, grams: pl.DataFrame) -> dict[int, str]:
+        """The pairs that share enough n-grams, the closest problem for each row. `grams` has row and gram."""
         shares = (
-            pairs.join(lacking, on=["row", "problem"], how="anti")
-            .join(self.grams, on="problem")
+            pairs.join(self.grams, on="problem")
             .join(grams, on=["row", "gram"], how="semi")
             .group_by("row", "problem")
             .agg(shared=pl.len())
@@ -92,7 +93,7 @@ class EvaluationIndex:
         }
 
 
-def _numbers(normalised: pl.Series, name: str) -> pl.DataFrame:
-    """(`name`, number): the different numbers of every text, `name` being its position."""
-    table = pl.DataFrame({name: np.arange(len(normalised)), "number": numbers(normalised)})
+def _numbers(texts: pl.DataFrame, name: str) -> pl.DataFrame:
+    """(`name`, number): the different numbers of every text, given (`name`, text)."""
+    table = texts.select(name, number=numbers(texts["text"]))
     return table.explode("number", empty_as_null=False).unique(maintain_order=True)

@@ -29,7 +29,7 @@ from pipeline.data.spill import Spill
 from pipeline.data.tables import TableWriter
 from pipeline.data.words import Hashes, numbers, ragged, sequence_hashes
 from pipeline.errors import InputError
-from pipeline.params import Curation, GeneratedSource, Params, RowSource, Source
+from pipeline.params import Curation, GeneratedSource, RowSource, Source
 from pipeline.records import PreferencePair, Problem, Quarantined, Trace, normalise, problem_id, prompt_hash
 
 BATCH_ROWS = 50_000
@@ -38,28 +38,26 @@ BATCH_BYTES = 64 * 2**20
 ACCEPTED = pl.col("reason").is_null()
 
 
-def curate(params: Params, root: Path, folder: Path) -> Funnel:
+def curate(options: Curation, *, seed: int, held_out: float, root: Path, folder: Path) -> Funnel:
     """Write problems, traces, pairs and quarantine (parquet) to `folder`. Source paths count from `root`.
 
-    Raises InputError where a source as a whole cannot be read or has no rows.
+    `held_out` is the share of the problems that go to the evaluation split. Raises InputError where a source as a whole
+    cannot be read or has no rows.
     """
-    options = params.curation
     for source in options.sources:
         check_patterns(source)
     with TemporaryDirectory(dir=folder, prefix=".spill-") as scratch, _Output(folder) as output:
         spill = Spill(Path(scratch))
         for source in sorted(options.sources, key=lambda source: _declared_split(source) != "evaluation"):
-            rows = read(
-                source, seed=params.seed, root=root, downloads=Path(scratch), line_bytes=options.limits.line_bytes
-            )
-            _spill_source(source, rows, params, spill, output)
+            rows = read(source, seed=seed, root=root, downloads=Path(scratch), line_bytes=options.limits.line_bytes)
+            _spill_source(source, rows, options, spill, output, seed=seed, held_out=held_out)
         duplicates = find_duplicates(spill, options.near_duplicates)
         index = _evaluation_index(spill, duplicates, options)
         for start, table in spill.parts():
             output.write(_judge(table, start, duplicates, index, options))
         for source in options.sources:
             if isinstance(source, GeneratedSource):
-                output.write_pairs(source.name, clean_pairs(read_pairs(source, params.seed), index))
+                output.write_pairs(source.name, clean_pairs(read_pairs(source, seed), index))
     output.funnel.check()
     return output.funnel
 
@@ -114,17 +112,18 @@ def _declared_split(source: Source) -> str | None:
     return source.split if isinstance(source, RowSource) else None
 
 
-def _spill_source(source: Source, rows: Iterator[Raw], params: Params, spill: Spill, output: _Output) -> None:
+def _spill_source(
+    source: Source, rows: Iterator[Raw], options: Curation, spill: Spill, output: _Output, *, seed: int, held_out: float
+) -> None:
     """Read and clean a source; spill what is good."""
     fields = field_map(source)
     for batch in _batches(rows):
         output.funnel.read[source.name] += len(batch)
-        table = output.quarantine(clean(to_table(batch, source), fields, params.curation))
+        table = output.quarantine(clean(to_table(batch, source), fields, options))
         normalised = [normalise(prompt) for prompt in table["prompt"]]
-        exact = np.array([prompt_hash(prompt, params.seed) for prompt in normalised], dtype=np.uint64)
+        exact = np.array([prompt_hash(prompt, seed) for prompt in normalised], dtype=np.uint64)
         table = table.with_columns(normalised=pl.Series(normalised, dtype=pl.String))
-        held_out = exact < math.ceil(params.held_out * 2**64)
-        by_hash = pl.Series(np.where(held_out, "evaluation", "train"), dtype=pl.String)
+        by_hash = pl.Series(np.where(exact < math.ceil(held_out * 2**64), "evaluation", "train"), dtype=pl.String)
         declared = _declared_split(source)
         table = table.with_columns(split=by_hash if declared is None else pl.lit(declared))
         spill.append(table, exact=exact, block=_blocks(table))

@@ -108,7 +108,7 @@ def ngrams(sequences: Ragged, size: int) -> Ragged:
 
 def _powers(count: int) -> Hashes:
     """The first `count` powers of the base: the weight of a value by its place."""
-    return np.cumprod(np.full(count, _BASE))
+    return np.cumprod(np.full(count, _BASE), dtype=np.uint64)
 
 
 def mix(values: Hashes) -> Hashes:

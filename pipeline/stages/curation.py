@@ -21,7 +21,9 @@ from pipeline.params import Params
 def run(params: Params, job: Job) -> dict[str, float]:
     candidate, rejected, accepted = (job.runs / name for name in ("candidate", "rejected", "accepted.json"))
     with atomic_folder(candidate) as folder:
-        metrics = curate(params, job.root, folder).metrics()
+        metrics = curate(
+            params.curation, seed=params.seed, held_out=params.held_out, root=job.root, folder=folder
+        ).metrics()
     problems, traces, pairs = (
         pl.read_parquet(candidate / f"{name}.parquet") for name in ("problems", "traces", "pairs")
     )
