@@ -44,6 +44,14 @@ class ModelSize:
     total: int
     activated: int
 
+    def figures(self) -> dict[str, float]:
+        """As metrics of a stage: every report of a model says both, and the share."""
+        return {
+            "parameters": self.total,
+            "activated_parameters": self.activated,
+            "activated_share": self.activated / self.total,
+        }
+
 
 class Embedding(nn.Embedding):
     """nn.Embedding that leaves its weights unset, as `Linear` does."""

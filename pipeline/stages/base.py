@@ -31,7 +31,7 @@ def _pretrain(base: Pretrain, params: Params, job: Job) -> dict[str, float]:
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)
         save_tokenizer(tokenizer, folder)
-    return {"loss": summary.loss, "tokens": summary.tokens, **model.size().metrics()}
+    return {"loss": summary.loss, "tokens": summary.tokens, **model.size().figures()}
 
 
 def _take(base: Checkpoint, job: Job) -> dict[str, float]:
@@ -41,4 +41,4 @@ def _take(base: Checkpoint, job: Job) -> dict[str, float]:
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)
         save_tokenizer(tokenizer, folder)
-    return model.size().metrics()
+    return model.size().figures()

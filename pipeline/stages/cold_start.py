@@ -31,4 +31,4 @@ def run(params: Params, job: Job) -> dict[str, float]:
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)
         save_tokenizer(tokenizer, folder)
-    return {"loss": summary.loss, "tokens": summary.tokens, "examples": len(examples), **model.size().metrics()}
+    return {"loss": summary.loss, "tokens": summary.tokens, "examples": len(examples), **model.size().figures()}
