@@ -159,6 +159,12 @@ class Gates(Section):
     max_length_drift: Positive = 0.25  # relative change of the mean prompt length against the last accepted set
     max_task_drift: Share = 0.2  # total variation distance between the task mixes
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "Gates":
+        if self.min_task_share > self.max_task_share:
+            raise ValueError(f"min_task_share {self.min_task_share} is above max_task_share {self.max_task_share}")
+        return self
+
 
 class Curation(Section):
     sources: Annotated[list[Source], Field(min_length=1)]

@@ -44,6 +44,7 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("cold_start.train", None, "cold_start.train: None: Input should be a valid dictionary"),
         ("curation.sources", [], "curation.sources: []: List should have at least 1 item"),
         ("curation.difficulty", {"min": 3.0, "max": 1.0}, "min 3.0 is above max 1.0"),
+        ("curation.gates", {"min_task_share": 0.5, "max_task_share": 0.2}, "min_task_share 0.5 is above"),
         ("base.kind", "train", "Input tag 'train' found using 'kind' does not match"),
         ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
     ],

@@ -1,0 +1,103 @@
+"""Which way imports point, and one name for each stage everywhere."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+from importlinter.cli import lint_imports
+
+from pipeline.job import DAG_FILE, read_yaml
+from pipeline.params import Params
+
+ROOT = Path(__file__).parents[2]
+STAGES: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
+COMMON = {"seed", "held_out", "tracking", "machine"}  # params that belong to no stage
+READ = {"pipeline/chat.py": "pipeline/chat_template.jinja"}  # files outside packages that a module reads
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("pipeline", cache_dir=None)
+
+
+def _modules(stage: str, graph: grimp.ImportGraph) -> set[str]:
+    """A stage's module and everything of ours that it imports, also indirectly."""
+    module = f"pipeline.stages.{stage}"
+    return {module, *graph.find_upstream_modules(module)} - {"pipeline"}
+
+
+def _file(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _dependency(module: str) -> str:
+    """What dvc.yaml names for a module: its package's folder, or the file of a module in no package or of a stage."""
+    _, part, *rest = module.split(".")
+    if part == "stages":
+        return f"pipeline/stages/{rest[0]}.py"
+    return f"pipeline/{part}" if (ROOT / "pipeline" / part).is_dir() else f"pipeline/{part}.py"
+
+
+def _inputs(stage: str) -> set[str]:
+    """Artifacts that a stage's module asks for by literal names: `job.input("curation", "problems.parquet")`."""
+    inputs = set()
+    for node in ast.walk(ast.parse(_file(f"pipeline.stages.{stage}").read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="input"), args=[ast.Constant(value=str(writer)), ast.Constant(value=str(name))]
+            ):
+                inputs.add(f"artifacts/{writer}/{name}")
+    return inputs
+
+
+def test_imports_point_the_right_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the linter puts the folder in front of it
+    status = lint_imports(no_cache=True, no_logo=True)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_a_stage_has_one_name_everywhere() -> None:
+    modules = {path.stem for path in (ROOT / "pipeline" / "stages").glob("*.py")} - {"__init__"}
+    assert modules == set(STAGES)
+    assert set(Params.model_fields) - COMMON == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
+    definition = STAGES[stage]
+    assert definition["cmd"] == f"python -m pipeline {stage}"
+    outputs = [*definition.get("outs", []), *definition.get("metrics", []), *definition.get("plots", [])]
+    assert outputs
+    assert all(output.startswith(f"artifacts/{stage}/") for output in outputs)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_the_code_that_a_stage_imports(stage: str, graph: grimp.ImportGraph) -> None:
+    imported = {_dependency(module) for module in _modules(stage, graph)}
+    imported |= {file for module, file in READ.items() if module in imported}
+    named = {dependency for dependency in STAGES[stage]["deps"] if not dependency.startswith("artifacts/")}
+    assert named == imported, "deps ought to be:\n" + "\n".join(f"      - {name}" for name in sorted(imported))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_the_artifacts_that_a_stage_reads(stage: str) -> None:
+    named = {dependency for dependency in STAGES[stage]["deps"] if dependency.startswith("artifacts/")}
+    assert _inputs(stage) <= named
+    assert named <= {output for definition in STAGES.values() for output in definition["outs"]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_name_the_sections_that_a_stage_reads(stage: str, graph: grimp.ImportGraph) -> None:
+    sections = "|".join(set(Params.model_fields) - {"tracking", "machine"})
+    read = {
+        section
+        for module in _modules(stage, graph)
+        for section in re.findall(rf"\bparams\.({sections})\b", _file(module).read_text(encoding="utf-8"))
+    }
+    assert set(STAGES[stage]["params"]) == read
