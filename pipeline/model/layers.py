@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.model.attention import AttentionContext
 from pipeline.model.config import GroupedAttention, LatentAttention, ModelConfig
 from pipeline.model.kernels import rms_norm, swiglu
+from pipeline.model.linear import linear
 from pipeline.model.rope import rotate, softmax_scale
 
 Angles = tuple[Tensor, Tensor]
@@ -23,6 +24,9 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
