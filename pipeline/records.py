@@ -83,13 +83,13 @@ class Sample:
     verdict: str  # right | wrong | unparseable | timed out
 
 
-_ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 def normalise(text: str) -> str:
-    """Text as duplicates see it: NFKC, lower case, no zero-width characters, runs of white space as one blank."""
+    """Text as duplicates see it: NFKC, lower case, no invisible characters, runs of white space as one blank."""
     if not text.isascii():  # NFKC leaves ASCII as it is
-        text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text))
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(text.lower().split())
 
 

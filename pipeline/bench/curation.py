@@ -1,7 +1,7 @@
 """How fast curation is: a jsonl file of word problems, mixed like real data, goes through all of it, gates included.
 
 Making the file is not timed. Of its rows about 5 % are exact duplicates (spelled with other blanks and capitals), 5 %
-near duplicates (a name changed), 1 % broken; the others are sentences put together from a small vocabulary with numbers.
+near duplicates (a name changed), 1 % broken; the others are sentences put together from a small vocabulary and numbers.
 """
 
 import json

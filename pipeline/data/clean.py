@@ -14,6 +14,7 @@ from pipeline.records import Verifier
 from pipeline.rewards.answer import readable
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+_VISIBLE = r"[^\s\p{Cf}]"
 _PLAIN_NUMBER = r"^[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?$"
 """What every verifier can read, so that only the other gold answers are looked at one by one."""
 
@@ -48,8 +49,8 @@ def _unreadable(table: pl.DataFrame, options: Curation) -> pl.DataFrame:
 def _missing(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:
     demanded = {"prompt": fields.prompt, "gold": fields.gold, "verifier": fields.verifier, "task": fields.task}
     for name, column in demanded.items():
-        detail = pl.lit(f"{column or name}: absent or empty")
-        table = reject(table, Reason.MISSING, pl.col(name).fill_null("").str.len_bytes() == 0, detail)
+        visible = pl.col(name).str.contains(_VISIBLE).fill_null(False)
+        table = reject(table, Reason.MISSING, ~visible, pl.lit(f"{column or name}: absent or empty"))
     if fields.difficulty is not None:
         detail = pl.lit(f"{fields.difficulty}: absent")
         table = reject(table, Reason.MISSING, pl.col("difficulty").is_null(), detail)

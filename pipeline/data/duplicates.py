@@ -132,7 +132,7 @@ def _candidates(blocks: Hashes, signed: Signatures) -> tuple[Rows, Rows]:
     for band in np.ascontiguousarray(signed).view(np.uint32).T:
         keys = mix(blocks ^ mix(band.astype(np.uint64)))
         order = np.argsort(keys, kind="stable")
-        fresh = np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]])
+        fresh = np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]])[: len(order)]
         first = order[np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))]
         before = np.concatenate([order[:1], order[:-1]])
         pairs += [np.stack([other, order])[:, ~fresh] for other in (first, before)]

@@ -55,7 +55,9 @@ def check_patterns(source: Source) -> None:
         try:
             pl.select(pl.lit("").str.count_matches(pattern))
         except pl.exceptions.ComputeError as error:
-            raise InputError(f"curation.sources.{source.name}.fields.{key}: {pattern!r}: {error}") from error
+            raise InputError(
+                f"curation.sources.{source.name}.fields.{key}: {pattern!r}: {' '.join(str(error).split())}"
+            ) from error
 
 
 def to_table(rows: Sequence[Raw], source: Source) -> pl.DataFrame:

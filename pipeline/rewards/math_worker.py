@@ -101,7 +101,7 @@ def _main() -> None:
 
     def read(text: str) -> Any:
         delimited = text if "$" in text or "\\boxed" in text else f"${text}$"
-        return parse(delimited, parsing_timeout=None, raise_on_error=False)
+        return parse(delimited, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False)
 
     def reply(question: list[str]) -> Any:
         parsed = [read(text) for text in question]
