@@ -58,10 +58,8 @@ def run(rows: int) -> dict[str, float]:
         started = time.perf_counter()
         funnel = curate(options, seed=SEED, held_out=HELD_OUT, root=root, folder=root)
         curated = time.perf_counter()
-        problems, traces, pairs = (
-            pl.read_parquet(root / f"{table}.parquet") for table in ("problems", "traces", "pairs")
-        )
-        check(problems, traces, pairs, funnel.quarantined.total(), options, None, root / "docs")
+        tables = (pl.read_parquet(root / f"{name}.parquet") for name in ("problems", "traces", "pairs", "quarantine"))
+        check(*tables, curation=options, previous=None, docs=root / "docs")
         seconds = time.perf_counter() - started
     return {
         "seconds": round(seconds, 2),

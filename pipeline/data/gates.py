@@ -18,7 +18,7 @@ from pipeline.data import measures, rules
 from pipeline.data.measures import Accepted
 from pipeline.data.rules import Rule
 from pipeline.files import atomic_file
-from pipeline.params import Curation
+from pipeline.params import Curation, Gates
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
@@ -37,7 +37,7 @@ class Gate:
     rule: Rule
     passed: bool
     observed: str
-    rows: list[dict[str, Any]]  # the first offending ones; `row` counts from 1
+    rows: list[dict[str, Any]]  # the first offending ones, or what a failed figure is made of; `row` counts from 1
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -80,52 +80,69 @@ class GateReport:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is judged: the measures of a table, the rules for them, and the table's own rows, to show the offenders."""
+    """What is judged, by which rules, and which rows to show where it fails.
+
+    Row i of the measures measures row i of `rows`; or, as `figures`, the measures are one row about all of `rows`.
+    """
 
     name: str
     measured: pl.DataFrame
     rules: list[Rule]
     rows: pl.DataFrame
+    figures: bool = False
 
 
 def check(
     problems: pl.DataFrame,
     traces: pl.DataFrame,
     pairs: pl.DataFrame,
-    quarantined: int,
+    quarantine: pl.DataFrame,
     curation: Curation,
     previous: Accepted | None,
     docs: Path,
 ) -> GateReport:
-    """Judge tables of the records Problem, Trace and PreferencePair, and write the page into the folder `docs`.
+    """Judge tables of Problem, Trace, PreferencePair and Quarantined, and write the page into the folder `docs`.
 
-    `quarantined` is the number of rows that were dropped on the way to `problems`, `previous` the last accepted set.
-    Where a table has not its record's columns, that alone is judged: nothing else can be measured.
+    `previous` is the last accepted set. Where a table has not its record's columns, that alone is judged: nothing else
+    can be measured.
     """
     context = _context()
-    types = measures.column_types({"problems": problems, "traces": traces, "pairs": pairs})
+    types = measures.column_types({"problems": problems, "traces": traces, "pairs": pairs, "quarantine": quarantine})
     judged = [_judge(context, _Subject("schema", types, rules.schema_rules(), types))]
     accepted, drift = None, {}
     if all(gate.passed for gate in judged[0].gates):
         tasks = measures.measure_tasks(problems)
         accepted = measures.summary(problems, tasks)
-        figures = measures.measure_set(problems, quarantined)
         subjects = [
             _Subject("problems", measures.measure_problems(problems), rules.problem_rules(curation), problems),
             _Subject("traces", measures.measure_traces(traces, problems), rules.trace_rules(curation), traces),
             _Subject("pairs", measures.measure_pairs(pairs, problems), rules.pair_rules(), pairs),
             _Subject("tasks", tasks, rules.task_rules(curation.gates), tasks),
-            _Subject("set", figures, rules.set_rules(curation.gates), figures),
+            _set(problems, tasks, curation.gates),
+            _quarantine(quarantine, problems, curation.gates),
         ]
         if previous is not None:
-            change = measures.measure_drift(accepted, previous)
-            drift = change.row(0, named=True)
-            subjects.append(_Subject("drift", change, rules.drift_rules(curation.gates), change))
+            subjects.append(_drift(accepted, previous, curation.gates))
+            drift = subjects[-1].measured.row(0, named=True)
         judged += [_judge(context, subject) for subject in subjects]
     gates = [gate for table in judged for gate in table.gates]
     report = GateReport(gates, docs / "index.html", accepted if all(gate.passed for gate in gates) else None, drift)
     _write_page(report, judged)
     return report
+
+
+def _set(problems: pl.DataFrame, tasks: pl.DataFrame, gates: Gates) -> _Subject:
+    return _Subject("set", measures.measure_set(problems), rules.set_rules(gates), tasks, figures=True)
+
+
+def _quarantine(quarantine: pl.DataFrame, problems: pl.DataFrame, gates: Gates) -> _Subject:
+    measured = measures.measure_quarantine(quarantine, problems)
+    return _Subject("quarantine", measured, rules.quarantine_rules(gates), measures.reasons(quarantine), figures=True)
+
+
+def _drift(current: Accepted, previous: Accepted, gates: Gates) -> _Subject:
+    measured = measures.measure_drift(current, previous)
+    return _Subject("drift", measured, rules.drift_rules(gates), measures.task_mixes(current, previous), figures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +203,21 @@ def _key(result: "ExpectationValidationResult") -> tuple[str, str]:
 
 def _gate(subject: _Subject, rule: Rule, result: "ExpectationValidationResult") -> Gate:
     assert result.result, result.exception_info
-    offending = result.result["partial_unexpected_index_list"]
-    rows = subject.rows[offending].with_columns(pl.col(pl.String).str.slice(0, TEXT_SHOWN)).to_dicts()
-    unexpected = subject.measured[offending, rule.column]
-    numbered = [
-        {"row": i + 1, rule.column: value, **row} for i, value, row in zip(offending, unexpected, rows, strict=True)
-    ]
-    if subject.name in ("set", "drift"):
+    passed, rows = bool(result.success), []
+    if subject.figures:
         observed = f"{subject.measured[rule.column][0]:g}"
+        rows = [] if passed else _cut(subject.rows[:ROWS_SHOWN])
     else:
         observed = f"{result.result['unexpected_count']} of {subject.measured.height} rows"
-    return Gate(subject.name, rule, bool(result.success), observed, numbered)
+        offending = result.result["partial_unexpected_index_list"]
+        values = subject.measured[offending, rule.column]
+        shown = zip(offending, values, _cut(subject.rows[offending]), strict=True)
+        rows = [{"row": index + 1, rule.column: value, **row} for index, value, row in shown]
+    return Gate(subject.name, rule, passed, observed, rows)
+
+
+def _cut(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    return rows.with_columns(pl.col(pl.String).str.slice(0, TEXT_SHOWN)).to_dicts()
 
 
 def _sections(outcome: "ExpectationSuiteValidationResult") -> list[str]:

@@ -13,10 +13,15 @@ from typing import get_args
 import polars as pl
 
 from pipeline import chat
-from pipeline.records import PreferencePair, Problem, Trace, Verifier, schema
+from pipeline.records import PreferencePair, Problem, Quarantined, Trace, Verifier, schema
 from pipeline.rewards.answer import readable
 
-TABLES: dict[str, type] = {"problems": Problem, "traces": Trace, "pairs": PreferencePair}
+TABLES: dict[str, type] = {
+    "problems": Problem,
+    "traces": Trace,
+    "pairs": PreferencePair,
+    "quarantine": Quarantined,
+}
 EXCERPT = 80  # characters of a text that a defect quotes
 OPTIONAL = ("difficulty",)  # fields that may be null
 CONVERSATION = 64  # traces rendered as one conversation
@@ -100,17 +105,27 @@ def summary(problems: pl.DataFrame, tasks: pl.DataFrame) -> Accepted:
     return Accepted(float(mean_prompt_chars or 0), dict(tasks.select("task", "share").iter_rows()))  # type: ignore[arg-type]
 
 
-def measure_set(problems: pl.DataFrame, quarantined: int) -> pl.DataFrame:
-    """The whole set's figures, in one row."""
+def measure_set(problems: pl.DataFrame) -> pl.DataFrame:
+    """How many problems there are, in one row."""
     held_out = problems.filter(pl.col("split") == "evaluation").height
     return pl.DataFrame(
         {
             "problems": [problems.height],
             "held_out_problems": [held_out],
             "train_problems": [problems.height - held_out],
-            "quarantined_share": [quarantined / max(1, problems.height + quarantined)],
         }
     )
+
+
+def measure_quarantine(quarantine: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
+    """Which share of problems and dropped rows together was dropped, in one row."""
+    return pl.DataFrame({"quarantined_share": [quarantine.height / max(1, problems.height + quarantine.height)]})
+
+
+def reasons(quarantine: pl.DataFrame) -> pl.DataFrame:
+    """Why rows were dropped: one row per reason, with the number of rows and the first of them as an example."""
+    examples = [pl.col(column).first() for column in ("source", "file", "row", "detail", "content")]
+    return quarantine.group_by("reason").agg(pl.len().alias("rows"), *examples).sort("rows", "reason", descending=True)
 
 
 def measure_drift(current: Accepted, previous: Accepted) -> pl.DataFrame:
@@ -119,14 +134,20 @@ def measure_drift(current: Accepted, previous: Accepted) -> pl.DataFrame:
     `length_drift` is the relative change of the mean prompt length, `task_drift` the total variation distance between
     the task mixes: half the sum of the absolute differences of the shares, 0 (same mix) to 1 (no task in common).
     """
-    tasks = {*current.task_shares, *previous.task_shares}
-    differences = (abs(current.task_shares.get(task, 0) - previous.task_shares.get(task, 0)) for task in sorted(tasks))
+    mixes = task_mixes(current, previous)
     return pl.DataFrame(
         {
             "length_drift": [abs(current.mean_prompt_chars / previous.mean_prompt_chars - 1)],
-            "task_drift": [sum(differences) / 2],
+            "task_drift": [(mixes["share"] - mixes["last_share"]).abs().sum() / 2],
         }
     )
+
+
+def task_mixes(current: Accepted, previous: Accepted) -> pl.DataFrame:
+    """One row per task of either set: its share now and in the last accepted set."""
+    tasks = sorted({*current.task_shares, *previous.task_shares})
+    mixes = {"share": current.task_shares, "last_share": previous.task_shares}
+    return pl.DataFrame({"task": tasks} | {name: [mix.get(task, 0.0) for task in tasks] for name, mix in mixes.items()})
 
 
 def _excerpt(text: str, *, where: pl.Expr | pl.Series) -> pl.Expr:

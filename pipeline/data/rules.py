@@ -76,8 +76,11 @@ def set_rules(gates: Gates) -> list[Rule]:
         _between("problems", gates.min_problems, None),
         _between("train_problems", 1, None),
         _between("held_out_problems", 1, None),
-        _between("quarantined_share", None, gates.max_quarantined),
     ]
+
+
+def quarantine_rules(gates: Gates) -> list[Rule]:
+    return [_between("quarantined_share", None, gates.max_quarantined)]
 
 
 def drift_rules(gates: Gates) -> list[Rule]:

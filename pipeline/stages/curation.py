@@ -24,17 +24,11 @@ def run(params: Params, job: Job) -> dict[str, float]:
         metrics = curate(
             params.curation, seed=params.seed, held_out=params.held_out, root=job.root, folder=folder
         ).metrics()
-    problems, traces, pairs = (
-        pl.read_parquet(candidate / f"{name}.parquet") for name in ("problems", "traces", "pairs")
-    )
     report = check(
-        problems,
-        traces,
-        pairs,
-        quarantined=int(metrics["quarantined"]),
+        *(pl.read_parquet(candidate / f"{name}.parquet") for name in ("problems", "traces", "pairs", "quarantine")),
         curation=params.curation,
         previous=read_accepted(accepted),
-        docs=job.runs / "docs",
+        docs=job.runs / "data_docs",
     )
     job.log(report.drift, 0)
     shutil.rmtree(rejected, ignore_errors=True)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.data.gates import GateReport, check
 from pipeline.data.measures import Accepted, read_accepted
 from pipeline.params import Curation
-from pipeline.records import PreferencePair, Problem, Trace, schema
+from pipeline.records import PreferencePair, Problem, Quarantined, Trace, schema
 
 pytestmark = pytest.mark.slow
 
@@ -51,11 +51,23 @@ def sound() -> Tables:
         "problems": problems,
         "traces": train.select(problem_id="id", thinking="prompt", answer="gold", origin="source"),
         "pairs": train.select("prompt", chosen="gold", rejected=pl.lit("Who knows?"), origin="source"),
+        "quarantine": dropped(5),
     }
 
 
-def judge(tables: Tables, docs: Path, quarantined: int = 0, previous: Accepted | None = None) -> GateReport:
-    return check(tables["problems"], tables["traces"], tables["pairs"], quarantined, RULES, previous, docs)
+def dropped(rows: int) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            ("made", "made.jsonl", i, "unreadable" if i % 5 else "language", "no JSON", f"{{row {i}")
+            for i in range(rows)
+        ],
+        schema=schema(Quarantined),
+        orient="row",
+    )
+
+
+def judge(tables: Tables, docs: Path, previous: Accepted | None = None) -> GateReport:
+    return check(**tables, curation=RULES, previous=previous, docs=docs)
 
 
 DEFECTS = [  # table, row (from 0), column, bad value, the measure that must show it
@@ -141,6 +153,10 @@ def test_sound_data_passes_with_one_verdict(tmp_path: Path) -> None:
     assert first.accepted == Accepted(mean, {"story": 0.5, "sum": 0.5})
     assert [gate.rule.column for gate in second.failures] == ["length_drift", "task_drift"]
     assert second.drift["task_drift"] == 0.5
+    assert second.failures[1].rows == [
+        {"task": "story", "share": 0.5, "last_share": 0.0},
+        {"task": "sum", "share": 0.5, "last_share": 1.0},
+    ]
     assert json.dumps(first.verdict()) == json.dumps(second.verdict())
     assert first.verdict()["passed"] is True
 
@@ -150,7 +166,7 @@ def test_sets_as_a_whole(tmp_path: Path) -> None:
     few = tables["problems"].filter(pl.col("split") == "train").head(100)
     few = few.with_columns(task=pl.when(pl.int_range(pl.len()) < 90).then(pl.lit("sum")).otherwise(pl.lit("story")))
     empty = {name: pl.DataFrame(schema=schema(kind)) for name, kind in (("traces", Trace), ("pairs", PreferencePair))}
-    report = judge({"problems": few, **empty}, tmp_path, quarantined=25)
+    report = judge({"problems": few, **empty, "quarantine": dropped(25)}, tmp_path)
     observed = {gate.rule.column: gate.observed for gate in report.failures}
     assert observed == {
         "share": "2 of 2 rows",
@@ -158,8 +174,10 @@ def test_sets_as_a_whole(tmp_path: Path) -> None:
         "held_out_problems": "0",
         "quarantined_share": "0.2",
     }
-    balance = next(gate for gate in report.failures if gate.table == "tasks")
-    assert [row["task"] for row in balance.rows] == ["story", "sum"]
+    shown = {gate.rule.column: gate.rows for gate in report.failures}
+    assert [(row["task"], row["share"]) for row in shown["share"]] == [("story", 0.1), ("sum", 0.9)]
+    assert [(row["reason"], row["rows"]) for row in shown["quarantined_share"]] == [("unreadable", 20), ("language", 5)]
+    assert shown["quarantined_share"][0]["content"] == "{row 1"
 
 
 def test_another_schema_is_all_that_is_judged(tmp_path: Path) -> None:
