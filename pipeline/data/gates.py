@@ -7,6 +7,7 @@ an empty index without them, and puts texts of the data into the page as live HT
 """
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,25 +93,18 @@ class _Subject:
     figures: bool = False
 
 
-def check(
-    problems: pl.DataFrame,
-    traces: pl.DataFrame,
-    pairs: pl.DataFrame,
-    quarantine: pl.DataFrame,
-    curation: Curation,
-    previous: Accepted | None,
-    docs: Path,
-) -> GateReport:
-    """Judge tables of Problem, Trace, PreferencePair and Quarantined, and write the page into the folder `docs`.
+def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Accepted | None, docs: Path) -> GateReport:
+    """Judge curated `tables`, named as in `measures.TABLES`, and write the page into the folder `docs`.
 
     `previous` is the last accepted set. Where a table has not its record's columns, that alone is judged: nothing else
     can be measured.
     """
     context = _context()
-    types = measures.column_types({"problems": problems, "traces": traces, "pairs": pairs, "quarantine": quarantine})
+    types = measures.column_types(tables)
     judged = [_judge(context, _Subject("schema", types, rules.schema_rules(), types))]
     accepted, drift = None, {}
     if all(gate.passed for gate in judged[0].gates):
+        problems, traces, pairs, quarantine = (tables[name] for name in measures.TABLES)
         tasks = measures.measure_tasks(problems)
         accepted = measures.summary(problems, tasks)
         subjects = [
@@ -148,7 +142,7 @@ def _drift(current: Accepted, previous: Accepted, gates: Gates) -> _Subject:
 @dataclass(frozen=True, slots=True)
 class _Judged:
     name: str
-    height: int
+    height: int | None  # None: figures about other tables
     gates: list[Gate]
     sections: list[str]  # HTML of Great Expectations' Data Docs
 
@@ -191,7 +185,7 @@ def _judge(context: "AbstractDataContext", subject: _Subject) -> _Judged:
     )
     results = {_key(result): result for result in outcome.results}
     gates = [_gate(subject, rule, results[rule.expectation, rule.column]) for rule in subject.rules]
-    return _Judged(subject.name, subject.measured.height, gates, _sections(outcome))
+    return _Judged(subject.name, None if subject.figures else subject.measured.height, gates, _sections(outcome))
 
 
 def _key(result: "ExpectationValidationResult") -> tuple[str, str]:

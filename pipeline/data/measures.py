@@ -6,6 +6,7 @@ The long texts stay here: only measures are copied into pandas, where the gates 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -40,7 +41,7 @@ def read_accepted(path: Path) -> Accepted | None:
     return Accepted(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def column_types(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def column_types(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """One row per column that a table has or ought to have: its type and the type it ought to have."""
     rows = []
     for name, table in tables.items():

@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.data.curate import curate
 from pipeline.data.gates import check
-from pipeline.data.measures import read_accepted
+from pipeline.data.measures import TABLES, read_accepted
 from pipeline.errors import GateFailedError
 from pipeline.files import atomic_folder, write_json
 from pipeline.job import Job
@@ -25,7 +25,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
             params.curation, seed=params.seed, held_out=params.held_out, root=job.root, folder=folder
         ).metrics()
     report = check(
-        *(pl.read_parquet(candidate / f"{name}.parquet") for name in ("problems", "traces", "pairs", "quarantine")),
+        {name: pl.read_parquet(candidate / f"{name}.parquet") for name in TABLES},
         curation=params.curation,
         previous=read_accepted(accepted),
         docs=job.runs / "data_docs",

@@ -67,7 +67,7 @@ def dropped(rows: int) -> pl.DataFrame:
 
 
 def judge(tables: Tables, docs: Path, previous: Accepted | None = None) -> GateReport:
-    return check(**tables, curation=RULES, previous=previous, docs=docs)
+    return check(tables, RULES, previous, docs)
 
 
 DEFECTS = [  # table, row (from 0), column, bad value, the measure that must show it
