@@ -29,8 +29,10 @@ class Dag:
 
 def read_dag(root: Path) -> Dag:
     """The DAG of the project at `root`. Raises InputError where DVC refuses it."""
+    # The project's own config names this folder too, but relative to wherever the caller stands.
+    inside = {"core": {"site_cache_dir": str(root / ".dvc" / "tmp" / "site")}}
     try:
-        with Repo(str(root)) as repo:
+        with Repo(str(root), config=inside) as repo:
             graph = repo.index.graph  # edges from a stage to what it needs
     except DvcException as error:
         raise InputError(f"{root / DAG_FILE}: {error}") from error

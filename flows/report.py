@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from rich.table import Table
 
 from pipeline.state import State
@@ -47,7 +48,7 @@ def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | N
         table.add_row(
             stage,
             _coloured("fresh" if is_fresh else "stale"),
-            state.state if state else "",
+            _attempt(state) if state else "",
             duration(_age(state)) if state else "",
             figures(root, stage, 3),
         )
@@ -80,6 +81,17 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _attempt(state: State) -> str:
+    """How an attempt ended. One that says it runs, and whose process is gone, was killed."""
+    if state.state != "running":
+        return state.state
+    try:
+        born = psutil.Process(state.pid).create_time()
+    except psutil.NoSuchProcess:
+        return "killed"
+    return "running" if born <= datetime.fromisoformat(state.started).timestamp() else "killed"  # else: a reused id
 
 
 def _age(state: State) -> float:

@@ -26,7 +26,7 @@ import psutil
 from pipeline.process import adopt_orphans, die_with_parent
 
 TIMED_OUT = 124  # as timeout(1) says it
-GRACE = 15.0  # seconds between SIGTERM and SIGKILL: enough for a stage to write its state and leave its checkpoint
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL: enough for a stage to write its state and leave its checkpoint
 POLL = 0.05  # seconds
 KILL_ATTEMPTS = 20  # of 0.5 s each; only a process stuck in the kernel survives one
 

@@ -74,6 +74,7 @@ def ask(
     model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,
 ) -> None:
     """Put a question to a model; print its thinking and its answer."""
+    root = _root()
     from rich.console import Console
     from rich.text import Text
 
@@ -82,7 +83,6 @@ def ask(
     from pipeline.job import PARAMS_FILE
     from pipeline.params import load_params
 
-    root = _root()
     completion = ask_model(question, model or last_model(root), load_params(root / PARAMS_FILE))
     console = Console(highlight=False)
     console.print(Text(completion.thinking, style="dim"))

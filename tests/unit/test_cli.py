@@ -1,0 +1,74 @@
+"""The command line: errors as one message, and nothing heavy before the arguments are known."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.errors import InputError
+from tests.project import FlowProject
+
+R1FLOW = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+
+
+def r1flow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*R1FLOW, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "run" in r1flow("--help", cwd=tmp_path).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time: what others do on the machine meanwhile does not count.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "mlflow", "prefect", "dvc", "polars", "pydantic")
+    program = f"import sys, pipeline.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", [["run"], ["status"], ["doctor"], ["ask", "1+1=?"]])
+def test_outside_a_project_every_command_says_so(tmp_path: Path, command: list[str]) -> None:
+    result = r1flow(*command, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("not an r1flow project")
+    assert "Traceback" not in result.stderr
+
+
+def test_run_refuses_broken_params_before_anything_else(flow_project: FlowProject) -> None:
+    params = flow_project.root / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 1", "seed: many\nsede: 1"))
+    result = r1flow("run", cwd=flow_project.root)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"{params}: seed: 'many': Input should be a valid integer",
+        f"{params}: sede: 1: Extra inputs are not permitted",
+    ]
+    assert flow_project.calls() == []
+
+
+def test_ask_without_a_model_says_how_to_get_one(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(flow_project.root)
+    result = CliRunner().invoke(cli.app, ["ask", "47+85=?"])
+    assert isinstance(result.exception, InputError)
+    assert "r1flow run" in str(result.exception)
+
+
+def test_figures_as_one_json_object_or_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._show({"seconds": 1.5, "dtype": "float32"}, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"seconds": 1.5, "dtype": "float32"}
+    cli._show({"seconds": 1.5}, as_json=False)
+    assert capsys.readouterr().out.split() == ["seconds", "1.5"]
+
+
+def test_status_shows_what_is_stale(flow_project: FlowProject) -> None:
+    result = r1flow("status", cwd=flow_project.root)
+    assert result.returncode == 0
+    assert result.stdout.count("stale") == 3

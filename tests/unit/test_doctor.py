@@ -1,0 +1,83 @@
+"""What the doctor finds broken."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline import doctor
+from pipeline.doctor import Check, examine
+from tests.project import FlowProject
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A server that answers every request with 404."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
+def broken(project: FlowProject) -> dict[str, str]:
+    return {check.name: check.detail for check in examine(project.root) if not check.ok}
+
+
+def use_tracking(project: FlowProject, uri: str) -> None:
+    with (project.root / "params.yaml").open("a") as params:
+        params.write(f"tracking: {{uri: '{uri}'}}\n")
+
+
+def test_a_sound_project_has_nothing_broken(flow_project: FlowProject) -> None:
+    assert broken(flow_project) == {}
+
+
+def test_services_that_do_not_answer_are_named(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tracking(flow_project, "http://127.0.0.1:9")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    found = broken(flow_project)
+    assert "http://127.0.0.1:9: no tracking server answers" in found["tracking"]
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api" in found["prefect"]
+
+
+def test_an_address_that_is_not_prefects_is_broken(
+    flow_project: FlowProject, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
+    assert set(broken(flow_project)) == {"prefect"}
+
+
+def test_broken_params_are_shown(flow_project: FlowProject) -> None:
+    (flow_project.root / "params.yaml").write_text("seed: many\n")
+    assert "seed: 'many'" in broken(flow_project)["params"]
+
+
+def test_a_package_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["psutil>=999", "no-such-thing>=1"])
+    [check] = doctor._packages()
+    assert not check.ok
+    assert "psutil" in check.detail
+    assert "no-such-thing missing" in check.detail
+
+
+def test_a_folder_that_cannot_be_written_is_broken(flow_project: FlowProject) -> None:
+    (flow_project.root / "artifacts").write_text("a file where the folder should be")
+    assert "artifacts" in broken(flow_project)["writable"]
+
+
+def test_an_unreachable_remote_is_broken(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (flow_project.root / ".dvc" / "config").open("a") as config:
+        config.write(
+            "    remote = far\n['remote \"far\"']\n    url = s3://bucket/prefix\n    endpointurl = http://127.0.0.1:9\n"
+        )
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setattr(doctor, "SERVICE_SECONDS", 2.0)
+    assert doctor._dvc_remote(flow_project.root) == Check("dvc remote", False, "far: no answer within 2 s")
+
+
+def test_a_remote_where_nothing_was_pushed_yet_is_sound(flow_project: FlowProject) -> None:
+    with (flow_project.root / ".dvc" / "config").open("a") as config:
+        config.write(f"    remote = near\n['remote \"near\"']\n    url = {flow_project.root / 'remote'}\n")
+    assert doctor._dvc_remote(flow_project.root).ok

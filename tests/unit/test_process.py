@@ -1,0 +1,48 @@
+"""Requests to the kernel and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+
+
+@linux_only
+def test_a_process_dies_with_its_parent() -> None:
+    child = (
+        "import time\nfrom pipeline.process import die_with_parent\n"
+        "die_with_parent()\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\nprint(child.pid, flush=True)\nchild.wait()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unwinds_the_stack_and_gives_its_exit_status(number: signal.Signals) -> None:
+    program = (
+        "import time\nfrom pipeline.process import exit_on_signals\nexit_on_signals()\n"
+        "try:\n    print('ready', flush=True); time.sleep(60)\nfinally:\n    print('cleaned up', flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.kill(process.pid, number)
+    assert process.stdout.read() == "cleaned up\n"
+    assert process.wait() == 128 + number
