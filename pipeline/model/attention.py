@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.buckets import buckets
 from pipeline.model.config import LatentAttention, ModelConfig
+from pipeline.model.packed import packed_attention
+from pipeline.model.ragged import layout
 
 
 class AttentionContext(Protocol):
@@ -33,30 +34,11 @@ class PackedSequences:
         if not lengths or min(lengths) < 1:
             raise ValueError(f"lengths = {list(lengths)}: must name at least one sequence, each of at least one token")
         self.lengths = tuple(lengths)
-        starts = torch.tensor((0, *lengths[:-1])).cumsum(0)
-        sizes = torch.tensor(lengths)
-        self._rows: list[Tensor] = []
-        slots = torch.empty(sum(lengths), dtype=torch.int64)
-        first = 0
-        for bucket in buckets(lengths):
-            members = torch.tensor(bucket.members)
-            offsets = torch.arange(min(bucket.height, int(sizes[members].max())))
-            rows = starts[members, None] + offsets.minimum(sizes[members, None] - 1)  # (S, L)
-            real = offsets < sizes[members, None]
-            slots[rows[real]] = first + real.flatten().nonzero().squeeze(1)
-            first += rows.numel()
-            self._rows.append(rows)
-        self._slots = slots
+        self._blocks = layout(torch.tensor(lengths))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         assert len(query) == sum(self.lengths), f"{len(query)} tokens for sequences of {sum(self.lengths)}"
-        attended = []
-        for rows in self._rows:
-            rows = rows.to(query.device)
-            q, k, v = (part[rows].transpose(1, 2) for part in (query, key, value))
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-            attended.append(out.transpose(1, 2).flatten(0, 1))
-        return torch.cat(attended)[self._slots.to(query.device)]
+        return packed_attention(query, key, value, scale, self._blocks)
 
 
 class KeyValueCache:

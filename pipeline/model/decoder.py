@@ -11,7 +11,6 @@ from itertools import repeat
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -26,6 +25,7 @@ from pipeline.model.layers import (
     MultiHeadLatentAttention,
     RMSNorm,
 )
+from pipeline.model.linear import linear
 from pipeline.model.rope import rotation_angles
 
 
@@ -133,8 +133,8 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> logits (..., V)."""
-        return F.linear(hidden, self.unembedding)
+        """hidden (T, D) -> logits (T, V)."""
+        return linear(hidden, self.unembedding)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.model.config import Mixture
-from pipeline.model.kernels import swiglu
+from pipeline.model.dispatch import run_experts
 from pipeline.model.layers import FeedForward
+from pipeline.model.linear import linear
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Router(nn.Module):
     def forward(self, x: Tensor, replay: Tensor | None) -> Routing:
         """x (T, D); `replay` (T, k) takes the place of the router's own choice, the weights stay its own."""
         mixture = self.mixture
-        logits = F.linear(x.float(), self.weight.float())
+        logits = linear(x.float(), self.weight.float())
         scores = logits.sigmoid() if mixture.scoring == "sigmoid" else logits.softmax(-1)
         experts = self._choose(scores.detach()) if replay is None else replay
         weights = scores.gather(1, experts)
@@ -76,13 +76,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """x (T, D), experts and weights (T, k) -> sum over k of weight · expert(x), (T, D)."""
-        order = experts.flatten().argsort(stable=True)
-        tokens = order // experts.shape[1]
-        ends = torch.bincount(experts.flatten(), minlength=len(self.down_proj)).cumsum(0).to(torch.int32)
-        hidden = swiglu(F.grouped_mm(x[tokens], self.gate_up_proj.transpose(1, 2), offs=ends))
-        out = F.grouped_mm(hidden, self.down_proj.transpose(1, 2), offs=ends)
-        out = out * weights.flatten()[order, None].to(out.dtype)
-        return torch.zeros_like(x).index_add(0, tokens, out)
+        return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights)
 
 
 class MixtureOfExperts(nn.Module):

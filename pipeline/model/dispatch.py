@@ -1,0 +1,124 @@
+"""The products of all experts with the tokens that chose them, forward and backward.
+
+Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows with padding.
+Different from the textbook, which loops over the experts: a few hundred small products would cost more in starting than
+in computing. Two ways, equal but for rounding:
+`padded_experts` gives each expert's tokens a block of one of few heights (`ragged.layout`) and multiplies all blocks of
+a height in one batched product; its backward is written out, because each pass over the rows that autograd would add
+costs as much as a product. It copies the expert matrices, which is little where they are small.
+`grouped_experts` is torch's grouped matrix product, one kernel on a GPU and no copies; on a CPU it is the slower one.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.model.kernels import swiglu, swiglu_backward
+from pipeline.model.ragged import Layout, layout
+
+
+def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+    """Sum over a token's k experts of weight · down(silu(gate(x)) · up(x)).
+
+    x (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
+    """
+    compute = grouped_experts if x.is_cuda else padded_experts
+    return compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
+
+
+def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+    """`run_experts` by torch's grouped matrix product over tokens sorted by expert."""
+    order = experts.flatten().argsort(stable=True)
+    ends = torch.bincount(experts.flatten(), minlength=len(down)).cumsum(0).to(torch.int32)
+    rows = x[order // experts.shape[1]]
+    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * weights.flatten()[order, None]
+    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
+    return torch.empty_like(out).index_copy(0, order, out).unflatten(0, experts.shape).sum(1)
+
+
+def padded_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+    """`run_experts` by batched products over padded blocks of tokens."""
+    chosen = experts.flatten()
+    order = chosen.argsort(stable=True)
+    blocks = layout(torch.bincount(chosen, minlength=len(down)))
+    assignment = order[blocks.source]  # (P,) which of the T · k choices a padded row serves
+    slots = torch.empty_like(order).index_copy_(0, order, blocks.slots)  # (T · k,) and back
+    return _PaddedExperts.apply(x, gate_up, down, weights, assignment, slots.view(experts.shape), blocks)
+
+
+class _PaddedExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gate_up: Tensor,
+        down: Tensor,
+        weights: Tensor,
+        assignment: Tensor,
+        slots: Tensor,
+        blocks: Layout,
+    ) -> Tensor:
+        tokens = assignment // slots.shape[1]
+        # The weight enters before the last product, where rows are I wide, and is 0 in padding, so that no gradient
+        # counts a padded row.
+        row_weights = x.new_zeros(len(tokens), 1)
+        row_weights[slots.flatten(), 0] = weights.flatten()
+        rows = x.index_select(0, tokens)
+        gate_up_rows = _products(blocks, rows, gate_up, transposed=True)
+        weighted = swiglu(gate_up_rows).mul_(row_weights)
+        out = _products(blocks, weighted, down, transposed=True)
+        ctx.blocks = blocks
+        ctx.save_for_backward(gate_up, down, tokens, slots, row_weights, rows, gate_up_rows, weighted)
+        return _sum_over_choices(out, slots)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate_up, down, tokens, slots, row_weights, rows, gate_up_rows, weighted = ctx.saved_tensors
+        blocks = ctx.blocks
+        grad_rows = grad.index_select(0, tokens)
+        unweighted_grad = _products(blocks, grad_rows, down)  # of silu(gate) · up · weight by its weight's share
+        down_grad = _outer_products(blocks, grad_rows, weighted, down)
+        activation_grad = unweighted_grad * row_weights
+        gate_up_rows_grad = swiglu_backward(activation_grad, gate_up_rows)
+        gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows, gate_up)
+        x_grad = _sum_over_choices(_products(blocks, gate_up_rows_grad, gate_up), slots)
+        weights_grad = torch.linalg.vecdot(unweighted_grad, swiglu(gate_up_rows))[slots]
+        return x_grad, gate_up_grad, down_grad, weights_grad, None, None, None
+
+
+def _sum_over_choices(rows: Tensor, slots: Tensor) -> Tensor:
+    """rows (P, D) and slots (T, k) -> (T, D), the sum of each token's k rows in one pass."""
+    return F.embedding_bag(slots, rows, mode="sum")
+
+
+def _blocks(blocks: Layout) -> Iterator[tuple[Tensor, slice, tuple[int, int]]]:
+    """For each height: its experts, its rows, and (blocks, height)."""
+    first_expert = first_row = 0
+    for count, height in blocks.classes:
+        rows = slice(first_row, first_row + count * height)
+        yield blocks.order[first_expert : first_expert + count], rows, (count, height)
+        first_expert, first_row = first_expert + count, rows.stop
+
+
+def _products(blocks: Layout, rows: Tensor, matrices: Tensor, transposed: bool = False) -> Tensor:
+    """Each block of rows (P, A) times its expert's matrix of (E, A, B), or of (E, B, A) if transposed -> (P, B)."""
+    out = rows.new_empty(len(rows), matrices.shape[1 if transposed else 2])
+    for experts, part, shape in _blocks(blocks):
+        chosen = matrices.index_select(0, experts)
+        chosen = chosen.transpose(1, 2) if transposed else chosen
+        torch.bmm(rows[part].unflatten(0, shape), chosen, out=out[part].unflatten(0, shape))
+    return out
+
+
+def _outer_products(blocks: Layout, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+    """leftᵀ · right of each block, left (P, A) and right (P, B) -> (E, A, B), 0 for an expert without tokens."""
+    out = torch.empty_like(like).index_fill_(0, blocks.empty, 0.0)
+    for experts, part, shape in _blocks(blocks):
+        product = torch.bmm(left[part].unflatten(0, shape).transpose(1, 2), right[part].unflatten(0, shape))
+        out.index_copy_(0, experts, product)
+    return out
