@@ -20,6 +20,7 @@ from pipeline.data import generated
 from pipeline.data.quarantine import CONTENT_CHARS
 from pipeline.errors import InputError
 from pipeline.params import FieldMap, FileSource, GeneratedSource, GymSource, HubSource, Source
+from pipeline.store import open_store
 
 _FOREIGN = {
     b"\x1f\x8b": "gzip",
@@ -88,13 +89,12 @@ def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, 
 
 
 def _download(source: FileSource, downloads: Path) -> list[tuple[Path, str]]:
-    from pipeline.store import open_store  # boto3 takes a second to import
-
     bucket, _, key = source.path.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}")
-    keys = sorted(store.list(key))
-    if not keys:
+    found = list(store.list(key))
+    if not found:
         raise InputError(f"curation.sources.{source.name}.path: {source.path}: nothing there")
+    keys = [key] if key in found else found
     for name in keys:
         store.download(name, downloads / name)
     return [(downloads / name, f"s3://{bucket}/{name}") for name in keys]
@@ -157,19 +157,19 @@ def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[Raw]:
         raise InputError(f"{path}: not a readable parquet file: {error}") from error
 
 
-def _hub(source: HubSource, root: Path) -> Iterable[dict[str, Any]]:
+def _hub(source: HubSource, root: Path) -> Iterator[dict[str, Any]]:
     import datasets  # two seconds, and only this kind of source needs it
 
     folder = root / source.dataset
     try:
-        return datasets.load_dataset(
+        yield from datasets.load_dataset(
             str(folder) if folder.is_dir() else source.dataset,
             source.subset,
             split=source.rows,
             revision=source.revision,
             streaming=True,
         ).select_columns(used_columns(source.fields))
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InputError(f"curation.sources.{source.name}.dataset: {source.dataset}: {error}") from error
 
 

@@ -1,0 +1,67 @@
+"""Overlap with evaluation prompts, against the same looked up pair by pair."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data.contamination import EvaluationIndex
+from pipeline.data.words import numbers
+from pipeline.params import Decontamination
+
+PROMPT = "a train travels 270 miles in 3 hours and stops twice on the way so how far does it travel in 5 hours"
+
+
+def overlaps(evaluation: list[str], rows: list[str], **options: float) -> dict[int, str]:
+    ids = pl.Series([f"id{number}" for number in range(len(evaluation))], dtype=pl.String)
+    index = EvaluationIndex(ids, pl.Series(evaluation, dtype=pl.String), Decontamination.model_validate(options))
+    return index.overlaps(pl.Series(rows, dtype=pl.String))
+
+
+def test_a_prompt_inside_a_longer_row_is_found() -> None:
+    rows = ["something else entirely, with 270 and 3 and 2 and 5", f"please solve this for me: {PROMPT} thank you"]
+    assert overlaps([PROMPT], rows) == {1: "100% of the 8-grams of evaluation problem id0"}
+
+
+@pytest.mark.parametrize(("number", "other"), [("270", "360"), ("twice", "three times"), ("5 hours", "6 hours")])
+def test_the_same_question_with_other_numbers_is_another_question(number: str, other: str) -> None:
+    assert overlaps([PROMPT], [PROMPT.replace(number, other)]) == {}
+
+
+def test_less_overlap_than_asked_is_none() -> None:
+    half = " ".join(PROMPT.split()[:15]) + " and then there are 5 of them left behind"
+    assert overlaps([PROMPT], [half], overlap=0.5) != {}
+    assert overlaps([PROMPT], [half], overlap=0.6) == {}
+
+
+def test_prompt_shorter_than_an_ngram_overlaps_with_itself_only() -> None:
+    assert list(overlaps(["47+85=?"], ["47+85=?", "47+85+3=?", "85+47=?"])) == [0]
+
+
+def test_no_evaluation_prompts_no_overlap() -> None:
+    assert overlaps([], [PROMPT]) == {}
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "d", "1", "2"]), min_size=1, max_size=8).map(" ".join)
+
+
+@given(
+    st.lists(WORDS, min_size=1, max_size=5, unique=True),
+    st.lists(WORDS, min_size=1, max_size=5),
+    st.sampled_from([0.3, 0.5, 0.85, 1.0]),
+)
+def test_finds_what_comparing_every_pair_finds(evaluation: list[str], rows: list[str], overlap: float) -> None:
+    def grams(text: str) -> set[tuple[str, ...]]:
+        parts = text.split()
+        return {tuple(parts[at : at + 3]) for at in range(max(len(parts) - 2, 1))}
+
+    def held(text: str) -> set[str]:
+        return set(numbers(pl.Series([text]))[0])
+
+    expected = {
+        position
+        for position, row in enumerate(rows)
+        for prompt in evaluation
+        if len(grams(prompt) & grams(row)) >= overlap * len(grams(prompt)) and held(prompt) <= held(row)
+    }
+    assert set(overlaps(evaluation, rows, overlap=overlap, ngram_words=3)) == expected

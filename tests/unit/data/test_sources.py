@@ -1,0 +1,107 @@
+"""Every kind of source as a stream of rows. What is broken in them is tested in tests/faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import TypeAdapter
+
+from pipeline.data import sources
+from pipeline.data.sources import Raw, read
+from pipeline.errors import InputError
+from pipeline.params import Source
+from pipeline.store import open_store
+
+ROWS = [{"prompt": f"What is {number} plus {number}?", "gold": str(2 * number)} for number in range(5)]
+
+
+def rows_of(root: Path, **source: Any) -> list[Raw]:
+    described = {"name": "rows", "task": "word"} | source if source["kind"] in ("jsonl", "parquet", "hub") else source
+    parsed = TypeAdapter(Source).validate_python(described)
+    return list(read(parsed, seed=1, root=root, downloads=root / "downloads", line_bytes=1_000))
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_reads_lines_with_their_place(tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", ROWS)
+    rows = rows_of(tmp_path, kind="jsonl", path="rows.jsonl")
+    assert [row.columns for row in rows] == ROWS
+    assert [(row.file, row.row) for row in rows] == [("rows.jsonl", number) for number in range(1, 6)]
+    assert rows[0].content == json.dumps(ROWS[0])
+
+
+def test_reads_the_files_of_a_glob_in_order_of_name(tmp_path: Path) -> None:
+    for name in ("b", "deep/c", "a"):
+        write_lines(tmp_path / f"{name}.jsonl", ROWS[:1])
+    (tmp_path / "other.txt").write_text("not this one")
+    rows = rows_of(tmp_path, kind="jsonl", path="**/*.jsonl")
+    assert [row.file for row in rows] == ["a.jsonl", "b.jsonl", "deep/c.jsonl"]
+    assert [row.file for row in rows_of(tmp_path, kind="jsonl", path=str(tmp_path / "?.jsonl"))] == [
+        str(tmp_path / "a.jsonl"),
+        str(tmp_path / "b.jsonl"),
+    ]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name_first(tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows[1].jsonl", ROWS)
+    assert len(rows_of(tmp_path, kind="jsonl", path="rows[1].jsonl")) == 5
+
+
+def test_reads_only_the_columns_of_parquet_that_are_mapped(tmp_path: Path) -> None:
+    pl.DataFrame(ROWS).with_columns(more=1).write_parquet(tmp_path / "rows.parquet", row_group_size=2)
+    rows = rows_of(tmp_path, kind="parquet", path="rows.parquet")
+    assert [row.columns for row in rows] == ROWS
+    assert [row.row for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_reads_objects_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("day/1.jsonl", "day/2.jsonl", "day/2.jsonl.old"):
+        write_lines(tmp_path / "bucket" / name, ROWS)
+    monkeypatch.setattr(sources, "open_store", lambda uri: open_store(str(tmp_path / uri.removeprefix("s3://"))))
+    files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/")}
+    assert files == {f"s3://bucket/day/{name}" for name in ("1.jsonl", "2.jsonl", "2.jsonl.old")}
+    files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/2.jsonl")}
+    assert files == {"s3://bucket/day/2.jsonl"}
+    with pytest.raises(InputError, match="nothing there"):
+        rows_of(tmp_path, kind="jsonl", path="s3://bucket/night/")
+
+
+def test_makes_generated_rows(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, kind="generated", name="sums", problems=3, families={"sum": 1.0})
+    assert len(rows) == 3
+    assert {"prompt", "gold", "verifier", "task", "difficulty", "thinking", "language"} <= rows[0].columns.keys()
+
+
+@pytest.mark.slow
+def test_reads_a_folder_in_the_format_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    pl.DataFrame(ROWS).with_columns(more=1).write_parquet(tmp_path / "data" / "train.parquet")
+    assert [row.columns for row in rows_of(tmp_path, kind="hub", dataset="data")] == ROWS
+    with pytest.raises(InputError, match=r"sources\.rows\.dataset: data: .*nope"):
+        rows_of(tmp_path, kind="hub", dataset="data", rows="nope")
+    with pytest.raises(InputError, match="question"):
+        rows_of(tmp_path, kind="hub", dataset="data", fields={"prompt": "question"})
+    write_lines(tmp_path / "broken" / "train.jsonl", ROWS)
+    with (tmp_path / "broken" / "train.jsonl").open("a") as file:
+        file.write('{"prompt": \n')
+    with pytest.raises(InputError, match="JSON"):
+        rows_of(tmp_path, kind="hub", dataset="broken")
+
+
+@pytest.mark.slow
+def test_makes_rows_of_the_reasoning_gym(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    gym = {"kind": "reasoning_gym", "name": "gym", "dataset": "chain_sum", "problems": 3}
+    rows = rows_of(tmp_path, **gym)
+    assert len(rows) == 3
+    assert rows == rows_of(tmp_path, **gym)
+    with pytest.raises(InputError, match="nope"):
+        rows_of(tmp_path, **gym | {"dataset": "nope"})
+    with pytest.raises(InputError, match="hardness"):
+        rows_of(tmp_path, **gym, options={"hardness": 3})

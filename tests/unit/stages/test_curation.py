@@ -1,0 +1,54 @@
+"""The curation stage: artifacts appear only after the gates have passed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import GateFailedError
+from pipeline.files import digest
+from pipeline.job import Job
+from pipeline.params import Params
+from pipeline.stages import curation
+
+pytestmark = pytest.mark.slow  # Great Expectations takes seconds to import
+
+TABLES = {"problems.parquet", "traces.parquet", "pairs.parquet", "quarantine.parquet"}
+
+
+def params(**gates: Any) -> Params:
+    generated = {"kind": "generated", "name": "made", "problems": 200, "families": {"sum": 0.6, "reverse": 0.4}}
+    training = {"steps": 1, "tokens_per_step": 1, "learning_rate": 1e-3}
+    return Params.model_validate(
+        {
+            "seed": 1,
+            "held_out": 0.1,
+            "curation": {"sources": [generated], "gates": gates},
+            "base": {"kind": "checkpoint", "source": "model", "digest": "0" * 64},
+            "cold_start": {"examples": 10, "train": training},
+            "evaluation": {"problems": 1, "samples": 1},
+        }
+    )
+
+
+def job(root: Path) -> Job:
+    return Job("curation", root, "key", lambda figures, step: None)
+
+
+def test_accepted_set_becomes_the_artifacts(tmp_path: Path) -> None:
+    metrics = curation.run(params(), job(tmp_path))
+    assert metrics["problems"] == 200
+    artifacts = tmp_path / "artifacts" / "curation"
+    assert {path.name for path in artifacts.iterdir()} == TABLES | {"verdict.json"}
+    first = digest(artifacts)
+    assert curation.run(params(), job(tmp_path)) == metrics
+    assert digest(artifacts) == first
+
+
+def test_rejected_set_stays_out_of_the_artifacts(tmp_path: Path) -> None:
+    with pytest.raises(GateFailedError, match="rejected"):
+        curation.run(params(min_problems=201), job(tmp_path))
+    assert not (tmp_path / "artifacts").exists()
+    assert {path.name for path in (tmp_path / "runs" / "curation" / "rejected").iterdir()} == TABLES
+    curation.run(params(), job(tmp_path))
+    assert not (tmp_path / "runs" / "curation" / "rejected").exists()
