@@ -1,0 +1,231 @@
+"""One MLflow run per stage, whatever the store does."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from pipeline import tracking
+from pipeline.errors import InputError
+from pipeline.params import Tracking
+from pipeline.tracking import Description, Tracker, flatten
+
+pytestmark = pytest.mark.slow  # opening a new store takes seconds
+
+WORK = Description("base", "0123abcd", {"seed": 7, "base": {"train": {"steps": 3}}}, {"artifacts/x": "f" * 64})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository whose store is there already."""
+    root = tmp_path_factory.mktemp("project")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    (root / "code").write_text("1")
+    for arguments in (["init", "--quiet"], ["add", "code"], ["commit", "--quiet", "--message=start"]):
+        subprocess.run([*git, *arguments], cwd=root, check=True)
+    return root
+
+
+def runs(root: Path) -> list[Run]:
+    """All runs in the project's own store, the newest first."""
+    client = MlflowClient(f"sqlite:///{root}/runs/mlflow/mlflow.db")
+    return list(client.search_runs(["1"]))
+
+
+def test_a_run_says_what_it_was_of_and_how_it_went(project: Path) -> None:
+    with Tracker(Tracking(), project, WORK) as tracker:
+        for step in range(3):
+            tracker.log({"train/loss": 1 / (step + 1)}, step)
+        run_id = tracker.run_id
+    run = runs(project)[0]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True).stdout.strip()
+    assert (run.info.run_id, run.info.run_name, run.info.status) == (run_id, "base", "FINISHED")
+    assert run.data.params == {"seed": "7", "base.train.steps": "3"}
+    assert run.data.tags["mlflow.source.git.commit"] == commit
+    assert (run.data.tags["git.dirty"], run.data.tags["key"]) == ("false", "0123abcd")
+    assert [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs] == [("artifacts/x", "f" * 32)]
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    history = MlflowClient(f"sqlite:///{project}/runs/mlflow/mlflow.db").get_metric_history(run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+
+
+def test_changed_tracked_files_make_the_run_dirty_but_dvc_lock_does_not(project: Path) -> None:
+    (project / "dvc.lock").write_text("x")
+    assert tracking._git_tags(project)["git.dirty"] == "false"
+    (project / "code").write_text("2")
+    assert tracking._git_tags(project)["git.dirty"] == "true"
+    subprocess.run(["git", "checkout", "--quiet", "code"], cwd=project, check=True)
+
+
+def test_outside_git_there_is_no_commit(tmp_path: Path) -> None:
+    assert tracking._git_tags(tmp_path) == {}
+
+
+def test_a_failed_attempt_is_continued_and_a_finished_one_is_not(project: Path) -> None:
+    ids = []
+    for error in (RuntimeError("out of memory"), SystemExit(143), None, None):
+        try:
+            with Tracker(Tracking(), project, WORK) as tracker:
+                tracker.log({"attempt": len(ids)}, len(ids))
+                ids.append(tracker.run_id)
+                if error is not None:
+                    raise error
+        except (RuntimeError, SystemExit):
+            assert runs(project)[0].info.status == ("FAILED" if isinstance(error, RuntimeError) else "KILLED")
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    assert [run.info.status for run in runs(project)[:2]] == ["FINISHED", "FINISHED"]
+
+
+def test_a_run_of_another_store_is_not_continued(project: Path) -> None:
+    memo = project / "runs" / "base" / WORK.key / "mlflow_run"
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    memo.write_text("0" * 32)
+    with Tracker(Tracking(), project, WORK) as tracker:
+        assert tracker.run_id != "0" * 32
+
+
+def test_two_first_starts_at_once_both_get_a_run(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.params import Tracking\n"
+        "from pipeline.tracking import Description, Tracker\n"
+        "with Tracker(Tracking(), Path(sys.argv[1]), Description(sys.argv[2], 'key', {}, {})) as tracker:\n"
+        "    tracker.log({'x': 1.0}, 0)\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), stage]) for stage in ("base", "curation")]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert {run.info.run_name for run in runs(tmp_path)} == {"base", "curation"}
+
+
+def test_a_server_that_does_not_answer_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tracking\.uri: http://127\.0\.0\.1:9: no tracking server answers"):
+        Tracker(Tracking(uri="http://127.0.0.1:9"), tmp_path, WORK)
+
+
+def test_a_store_that_cannot_be_opened_stops_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mlflow").mkdir(parents=True)
+    (tmp_path / "runs" / "mlflow" / "mlflow.db").write_text("this is no database")
+    with pytest.raises(Exception, match="not a database"), Tracker(Tracking(), tmp_path, WORK):
+        pass
+
+
+class Flaky:
+    """A run whose server takes nothing while `away`."""
+
+    away = False
+    taken: list[tuple[Any, ...]] = []  # noqa: RUF012
+    closed = ""
+
+    def __init__(self, *description: object) -> None:
+        self.id = "id"
+
+    def send(self, figures: list[tuple[Any, ...]]) -> None:
+        if Flaky.away:
+            raise MlflowException("connection refused")
+        assert len(figures) <= tracking.BATCH
+        Flaky.taken += figures
+
+    def close(self, status: str) -> None:
+        if Flaky.away:
+            raise MlflowException("connection refused")
+        Flaky.closed = status
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> None:
+    Flaky.away, Flaky.taken, Flaky.closed = False, [], ""
+    monkeypatch.setattr(tracking, "_Run", Flaky)
+    monkeypatch.setattr(tracking, "SEND_SECONDS", 0.0)
+
+
+def settle(tracker: Tracker) -> None:
+    tracker._sending.result()
+
+
+def test_figures_wait_for_a_server_that_comes_back(
+    flaky: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Tracker(Tracking(), tmp_path, WORK) as tracker:
+        Flaky.away = True
+        for step in range(50):
+            tracker.log({"loss": 1.0}, step)
+            settle(tracker)
+        assert Flaky.taken == []
+        Flaky.away = False
+    assert [figure[3] for figure in Flaky.taken] == list(range(50))
+    assert Flaky.closed == "FINISHED"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_figures_that_were_never_sent_are_counted_and_the_stage_goes_on(
+    flaky: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "WAITING", 10)
+    with Tracker(Tracking(), tmp_path, WORK) as tracker:
+        Flaky.away = True
+        for step in range(50):
+            tracker.log({"loss": 1.0}, step)
+            settle(tracker)
+        assert len(tracker._buffer) <= 11
+    assert "tracking: 50 figures were never sent" in capsys.readouterr().err
+
+
+def test_many_figures_go_in_batches_and_cost_the_stage_little(flaky: None, tmp_path: Path) -> None:
+    with Tracker(Tracking(), tmp_path, WORK) as tracker:
+        started = time.process_time()
+        for step in range(2_500):
+            tracker.log({"a": 1.0, "b": 2.0}, step)
+        assert time.process_time() - started < 2
+    assert len(Flaky.taken) == 5_000
+
+
+def test_a_name_that_mlflow_refuses_is_our_bug(flaky: None, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="pass@1"), Tracker(Tracking(), tmp_path, WORK) as tracker:
+        tracker.log({"pass@1": 1.0}, 0)
+
+
+def test_nested_params_become_dotted_names() -> None:
+    nested = {"a": {"b": 1, "c": [1, 2]}, "sources": [{"kind": "jsonl"}], "none": None}
+    assert flatten(nested) == {"a.b": "1", "a.c": "[1, 2]", "sources.0.kind": "jsonl", "none": "None"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path)]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *store]
+    process = subprocess.Popen(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            tracking.require_answer(uri)
+            break
+        except InputError:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+    yield uri, process
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+def test_a_server_that_dies_does_not_take_the_stage_with_it(
+    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, process = server
+    with Tracker(Tracking(uri=uri), tmp_path, WORK) as tracker:
+        assert MlflowClient(uri).get_run(tracker.run_id).data.params["seed"] == "7"
+        os.killpg(process.pid, 9)
+        tracker.log({"loss": 1.0}, 0)
+        started = time.monotonic()
+    assert time.monotonic() - started < 60
+    assert "1 figures were never sent" in capsys.readouterr().err
