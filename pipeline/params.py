@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Language = Annotated[str, Field(pattern="^[a-z]{2}$")]  # ISO 639-1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -78,6 +79,7 @@ class RowSource(Section):
 
     name: Name
     task: Name  # where `fields.task` is not given
+    language: Language | None = None  # of all rows, where `fields.language` is not given; None: detected
     verifier: Literal["exact", "numeric", "math"] = "math"
     split: Literal["train", "evaluation"] | None = None  # None: by content hash, as `held_out` says
     fields: FieldMap = FieldMap()
@@ -132,10 +134,11 @@ class NearDuplicates(Section):
 
 
 class Decontamination(Section):
-    """n-gram overlap with the evaluation split, in words; numbers count as words and must agree."""
+    """n-gram overlap with the evaluation split, in words; numbers count as words, and all of the prompt's must be."""
 
     ngram_words: Count = 8
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # of an evaluation prompt's n-grams found in the row
+    phrase_rows: Count = 10  # an n-gram that more rows have (of up to 50,000 looked at) is a phrase and does not count
 
 
 class DifficultyBand(Section):
@@ -168,7 +171,7 @@ class Gates(Section):
 
 class Curation(Section):
     sources: Annotated[list[Source], Field(min_length=1)]
-    languages: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2}$")]], Field(min_length=1)] = ["en"]  # ISO 639-1
+    languages: Annotated[list[Language], Field(min_length=1)] = ["en"]
     limits: Limits = Limits()
     near_duplicates: NearDuplicates = NearDuplicates()
     decontamination: Decontamination = Decontamination()

@@ -1,10 +1,14 @@
 """Train rows that overlap with the evaluation split.
 
 A row is contaminated by an evaluation prompt if it holds a given share of the prompt's word n-grams and all of the
-prompt's numbers: a question that asks the same with other numbers is another question, and stays. To find such pairs
-among millions of rows, only the rarest n-grams of every evaluation prompt are looked up, together with its rarest
-number: a pair that overlaps enough cannot miss all of them (prefix filtering, Chaudhuri et al. 2006).
+prompt's numbers in their order: a question that asks the same with other numbers is another question, and stays. As in
+GPT-3 (Brown et al. 2020, appendix C), n-grams of common phrases do not count, else every row made from one template
+would overlap with every other. To find such pairs among millions of rows, only the rarest n-grams of every evaluation
+prompt are looked up, together with its rarest number: a pair that overlaps enough cannot miss all of them (prefix
+filtering, Chaudhuri et al. 2006).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -12,17 +16,23 @@ import polars as pl
 from pipeline.data.words import ngrams, numbers, words
 from pipeline.params import Decontamination
 
+SAMPLE_ROWS = 50_000
+"""Common phrases are those of a sample of so many rows."""
+
 _NO_NUMBER = ""
 
 
 class EvaluationIndex:
     """The n-grams and numbers of the evaluation prompts."""
 
-    def __init__(self, ids: pl.Series, normalised: pl.Series, options: Decontamination) -> None:
-        """`ids` (N,) name the problems in what `overlaps` says, `normalised` (N,) are their prompts."""
-        self.ids, self.options = ids, options
-        grams = ngrams(words(normalised), options.ngram_words)
-        self.grams = pl.DataFrame({"problem": grams.rows, "gram": grams.values}).unique(maintain_order=True)
+    def __init__(self, ids: pl.Series, normalised: pl.Series, sample: pl.Series, options: Decontamination) -> None:
+        """`ids` (N,) name the problems in what `overlaps` says, `normalised` (N,) are their prompts.
+
+        `sample` holds prompts of any split; an n-gram that occurs in more than `phrase_rows` of them is a phrase.
+        """
+        self.ids, self.normalised, self.options = ids, normalised, options
+        phrases = self._grams(sample, "row").group_by("gram").len().filter(pl.col("len") > options.phrase_rows)
+        self.grams = self._grams(normalised, "problem").join(phrases, on="gram", how="anti", maintain_order="left")
         self.sizes = self.grams.group_by("problem", maintain_order=True).agg(size=pl.len())
         texts = pl.DataFrame({"problem": np.arange(len(normalised)), "text": normalised})
         self.numbers = _numbers(texts, "problem")
@@ -39,7 +49,14 @@ class EvaluationIndex:
         rows = grams.rows
         pairs = self._candidates(pl.DataFrame({"row": rows[hits], "gram": grams.values[hits]}), normalised)
         inside = np.flatnonzero(np.isin(rows, pairs["row"].unique()))
-        return self._verified(pairs, pl.DataFrame({"row": rows[inside], "gram": grams.values[inside]}).unique())
+        return self._verified(
+            pairs, pl.DataFrame({"row": rows[inside], "gram": grams.values[inside]}).unique(), normalised
+        )
+
+    def _grams(self, normalised: pl.Series, name: str) -> pl.DataFrame:
+        """(`name`, gram): the different n-grams of every text, `name` being its position."""
+        grams = ngrams(words(normalised), self.options.ngram_words)
+        return pl.DataFrame({name: grams.rows, "gram": grams.values}).unique(maintain_order=True)
 
     def _prefixes(self) -> pl.DataFrame:
         """(problem, gram, number): a problem's rarest grams, one more than may be missing, and its rarest number."""
@@ -61,7 +78,7 @@ class EvaluationIndex:
         )
 
     def _candidates(self, hits: pl.DataFrame, normalised: pl.Series) -> pl.DataFrame:
-        """(row, problem): they share a rare gram, and the row has the problem's numbers. `hits` has row and gram."""
+        """(row, problem): they share a rare gram, and the row has all the numbers. `hits` has row and gram."""
         rows = hits.select(pl.col("row").unique(maintain_order=True))
         held = _numbers(rows.with_columns(text=normalised.gather(rows["row"])), "row")
         none = rows.with_columns(number=pl.lit(_NO_NUMBER))
@@ -74,8 +91,8 @@ class EvaluationIndex:
         lacking = pairs.join(self.numbers, on="problem").join(held, on=["row", "number"], how="anti")
         return pairs.join(lacking, on=["row", "problem"], how="anti")
 
-    def _verified(self, pairs: pl.DataFrame, grams: pl.DataFrame) -> dict[int, str]:
-        """The pairs that share enough n-grams, the closest problem for each row. `grams` has row and gram."""
+    def _verified(self, pairs: pl.DataFrame, grams: pl.DataFrame, normalised: pl.Series) -> dict[int, str]:
+        """For every row the closest of its pairs' problems that does overlap. `grams` has row and gram."""
         shares = (
             pairs.join(self.grams, on="problem")
             .join(grams, on=["row", "gram"], how="semi")
@@ -85,15 +102,23 @@ class EvaluationIndex:
             .with_columns(share=pl.col("shared") / pl.col("size"))
             .filter(pl.col("share") >= self.options.overlap)
             .sort("row", -pl.col("share"), "problem")
-            .unique("row", keep="first", maintain_order=True)
+            .select("row", "problem", "share")
         )
-        return {
-            row: f"{share:.0%} of the {self.options.ngram_words}-grams of evaluation problem {self.ids[problem]}"
-            for row, problem, share in shares.select("row", "problem", "share").iter_rows()
-        }
+        wanted, held = numbers(self.normalised.gather(shares["problem"])), numbers(normalised.gather(shares["row"]))
+        found: dict[int, str] = {}
+        for (row, problem, share), *sequences in zip(shares.iter_rows(), wanted, held, strict=True):
+            if row not in found and _in_order(*sequences):
+                found[row] = f"{share:.0%} of the {self.options.ngram_words}-grams of problem {self.ids[problem]}"
+        return found
 
 
 def _numbers(texts: pl.DataFrame, name: str) -> pl.DataFrame:
     """(`name`, number): the different numbers of every text, given (`name`, text)."""
     table = texts.select(name, number=numbers(texts["text"]))
     return table.explode("number", empty_as_null=False).unique(maintain_order=True)
+
+
+def _in_order(wanted: Iterable[str], held: Iterable[str]) -> bool:
+    """Whether `wanted` is `held` with some left out."""
+    rest = iter(held)
+    return all(number in rest for number in wanted)

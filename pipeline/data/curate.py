@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.data.clean import clean
-from pipeline.data.contamination import EvaluationIndex
+from pipeline.data.contamination import SAMPLE_ROWS, EvaluationIndex
 from pipeline.data.duplicates import Duplicates, find_duplicates
 from pipeline.data.fields import check_patterns, field_map, to_table
 from pipeline.data.funnel import Funnel
@@ -152,11 +152,12 @@ def _blocks(table: pl.DataFrame) -> Hashes:
 
 
 def _evaluation_index(spill: Spill, duplicates: Duplicates, options: Curation) -> EvaluationIndex:
-    positions = np.flatnonzero(spill.keys()["held_out"].to_numpy() & (duplicates.originals < 0))
-    parts = list(spill.gather(positions, ["prompt", "gold", "normalised"]))
-    table = pl.concat([pl.DataFrame(schema=dict.fromkeys(("prompt", "gold", "normalised"), pl.String())), *parts])
-    ids = pl.Series(map(problem_id, table["prompt"], table["gold"]), dtype=pl.String)
-    return EvaluationIndex(ids, table["normalised"], options.decontamination)
+    different = np.flatnonzero(duplicates.originals < 0)
+    held_out = different[spill.keys()["held_out"].to_numpy()[different]]
+    problems = spill.gather(held_out, ["prompt", "gold", "normalised"])
+    ids = pl.Series(map(problem_id, problems["prompt"], problems["gold"]), dtype=pl.String)
+    sample = spill.gather(different[:: math.ceil(len(different) / SAMPLE_ROWS) or 1], ["normalised"])
+    return EvaluationIndex(ids, problems["normalised"], sample["normalised"], options.decontamination)
 
 
 def _judge(

@@ -91,7 +91,7 @@ def find_duplicates(spill: Spill, options: NearDuplicates) -> Duplicates:
         [np.zeros((0, options.permutations), np.uint8)]
         + [
             signatures(ngrams(words(part["normalised"]), options.shingle_words), options.permutations)
-            for part in spill.gather(suspects, ["normalised"])
+            for part in spill.gather_parts(suspects, ["normalised"])
         ]
     )
     later, earlier, similarity = near_pairs(blocks[suspects], signed, options.similarity)

@@ -13,7 +13,7 @@ import polars as pl
 from pipeline.data.quarantine import VERDICT_COLUMNS, Reason, reject, reject_rows
 from pipeline.data.sources import Raw
 from pipeline.errors import InputError
-from pipeline.params import FieldMap, FileSource, GeneratedSource, GymSource, HubSource, RowSource, Source
+from pipeline.params import FieldMap, FileSource, GeneratedSource, GymSource, HubSource, Source
 
 COLUMNS = {
     "source": pl.String(),
@@ -80,11 +80,19 @@ def to_table(rows: Sequence[Raw], source: Source) -> pl.DataFrame:
     ).with_columns(source=pl.lit(source.name), reason=pl.lit(None, pl.String), detail=pl.lit(None, pl.String))
     table = reject_rows(table, Reason.UNREADABLE, faults)
     table = _apply_patterns(table, fields)
-    if isinstance(source, RowSource):
-        table = _default(table, task=source.task, verifier=source.verifier, fields=fields)
-    elif isinstance(source, GymSource):
-        table = _default(table, task=source.name, verifier=source.verifier, fields=fields)
+    table = table.with_columns(**{name: pl.lit(value, pl.String) for name, value in _of_all_rows(source).items()})
     return table.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
+
+
+def _of_all_rows(source: Source) -> dict[str, str | None]:
+    """What the source, not the row, says."""
+    match source:
+        case GymSource():  # its prompts are English, ciphers included
+            return {"task": source.name, "verifier": source.verifier, "language": "en"}
+        case FileSource() | HubSource():
+            said = {"task": source.task, "verifier": source.verifier, "language": source.language}
+            return {name: value for name, value in said.items() if getattr(source.fields, name) is None}
+    return {}
 
 
 def _texts(rows: Sequence[Raw], name: str | None, faults: dict[int, str], *, numbers: bool = False) -> pl.Series:
@@ -135,10 +143,3 @@ def _apply_patterns(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:
     if fields.thinking_strip is not None:
         table = table.with_columns(pl.col("thinking").str.replace_all(fields.thinking_strip, ""))
     return table.with_columns(pl.col("prompt", "gold", "thinking").str.strip_chars())
-
-
-def _default(table: pl.DataFrame, *, task: str, verifier: str, fields: FieldMap) -> pl.DataFrame:
-    """Fill task and verifier where the source, not the row, says them."""
-    return table.with_columns(
-        task="task" if fields.task else pl.lit(task), verifier="verifier" if fields.verifier else pl.lit(verifier)
-    )

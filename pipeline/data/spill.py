@@ -40,7 +40,12 @@ class Spill:
         for number, start in enumerate(self.offsets[:-1]):
             yield start, pl.read_ipc(self._path(number), columns=columns)
 
-    def gather(self, positions: NDArray[np.int64], columns: list[str]) -> Iterator[pl.DataFrame]:
+    def gather(self, positions: NDArray[np.int64], columns: list[str]) -> pl.DataFrame:
+        """Columns of texts of the rows at `positions` (ascending), all in memory."""
+        empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String()))
+        return pl.concat([empty, *self.gather_parts(positions, columns)])
+
+    def gather_parts(self, positions: NDArray[np.int64], columns: list[str]) -> Iterator[pl.DataFrame]:
         """The rows at `positions` (ascending), part by part; parts without any are not read."""
         bounds = np.searchsorted(positions, self.offsets)
         for number, start in enumerate(self.offsets[:-1]):
