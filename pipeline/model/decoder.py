@@ -18,7 +18,6 @@ from pipeline.model.attention import AttentionContext
 from pipeline.model.config import LatentAttention, ModelConfig
 from pipeline.model.experts import Experts, MixtureOfExperts, Router, Routing
 from pipeline.model.layers import (
-    Angles,
     FeedForward,
     GroupedQueryAttention,
     Linear,
@@ -26,7 +25,7 @@ from pipeline.model.layers import (
     RMSNorm,
 )
 from pipeline.model.linear import linear
-from pipeline.model.rope import rotation_angles
+from pipeline.model.rope import rotations
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,15 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, angles: Angles, context: AttentionContext, replay: Tensor | None
+        self, x: Tensor, turns: Tensor, context: AttentionContext, replay: Tensor | None
     ) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn(self.input_layernorm(x), angles, context)
+        # The sums are made in place: no backward needs what attention or feed-forward put out.
+        x = self.self_attn(self.input_layernorm(x), turns, context).add_(x)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MixtureOfExperts):
             out, routing = self.mlp(normed, replay)
-            return x + out, routing
-        return x + self.mlp(normed), None
+            return out.add_(x), routing
+        return self.mlp(normed).add_(x), None
 
 
 class Decoder(nn.Module):
@@ -117,12 +117,12 @@ class Decoder(nn.Module):
         """
         latent = self.config.attention
         rotary = latent.qk_rope_head_dim if isinstance(latent, LatentAttention) else latent.head_dim
-        angles = rotation_angles(self.config.rope, positions, rotary)
+        turns = rotations(self.config.rope, positions, rotary)
         x = self.embed_tokens(tokens)
         routing: list[Routing] = []
         choices = repeat(None) if replay is None else iter(replay)
         for block in self.layers:
-            x, routed = block(x, angles, attention, next(choices) if block.sparse else None)
+            x, routed = block(x, turns, attention, next(choices) if block.sparse else None)
             if routed is not None:
                 routing.append(routed)
         return Output(self.norm(x), tuple(routing))

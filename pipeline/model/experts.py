@@ -92,7 +92,7 @@ class MixtureOfExperts(nn.Module):
         routing = self.gate(x, replay)
         out = self.experts(x, routing.experts, routing.weights)
         if self.shared_experts is not None:
-            out = out + self.shared_experts(x)
+            out = self.shared_experts(x).add_(out)
         return out, routing
 
 

@@ -14,7 +14,6 @@ from pipeline.model.kernels import rms_norm, swiglu
 from pipeline.model.linear import linear
 from pipeline.model.rope import rotate, softmax_scale
 
-Angles = tuple[Tensor, Tensor]
 # DeepSeek's norms inside latent attention do not follow rms_norm_eps, neither in its own code nor in transformers.
 LATENT_NORM_EPS = 1e-6
 
@@ -67,11 +66,11 @@ class GroupedQueryAttention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if attention.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if attention.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext) -> Tensor:
         query = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)))  # (T, H, d)
         key = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)))  # (T, G, d)
         value = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (T, G, d)
-        query, key = rotate(query, angles, interleaved=False), rotate(key, angles, interleaved=False)
+        query, key = rotate(query, turns, interleaved=False), rotate(key, turns, interleaved=False)
         return self.o_proj(context.attend(self.layer, query, key, value, self.head_dim**-0.5).flatten(1))
 
 
@@ -96,11 +95,11 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_b_proj = Linear(attention.kv_lora_rank, expanded, bias=False)
         self.o_proj = Linear(self.heads * attention.v_head_dim, hidden, attention.bias)
 
-    def forward(self, x: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext) -> Tensor:
         shape = self.shape
-        query = rotate(self._query(x).unflatten(-1, (self.heads, -1)), angles, shape.rope_interleave)  # (T, H, d)
+        query = rotate(self._query(x).unflatten(-1, (self.heads, -1)), turns, shape.rope_interleave)  # (T, H, d)
         latent, rotary = self.kv_a_proj_with_mqa(x).split([shape.kv_lora_rank, shape.qk_rope_head_dim], dim=-1)
-        rotary = rotate(rotary.unsqueeze(1), angles, shape.rope_interleave)  # (T, 1, R)
+        rotary = rotate(rotary.unsqueeze(1), turns, shape.rope_interleave)  # (T, 1, R)
         expanded = self.kv_b_proj(self.kv_a_layernorm(latent)).unflatten(-1, (self.heads, -1))
         key, value = expanded.split([shape.qk_nope_head_dim, shape.v_head_dim], dim=-1)
         key = torch.cat((key, rotary.expand(-1, self.heads, -1)), dim=-1)  # (T, H, d)

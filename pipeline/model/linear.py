@@ -47,6 +47,13 @@ class _Linear(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             product(gradient, weight.T) if of_x else None,
-            product(gradient.T, x.T) if of_weight else None,
+            _weight_gradient(gradient, x) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradientᵀ (O, T) · x (T, D) -> (O, D). The operator copies a transposed first factor: let it be the narrower."""
+    if gradient.shape[1] <= x.shape[1]:
+        return product(gradient.T, x.T)
+    return product(x.T, gradient.T).T.contiguous()

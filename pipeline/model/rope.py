@@ -1,9 +1,10 @@
 """Rotary position embedding: frequencies of every scaling we support, and the rotation itself.
 
 Shapes: T tokens, H heads, R rotary dimensions.
-Different from the textbook: the rotation is one autograd function, because its backward is the same rotation by the
-opposite angle, and plain autograd would instead fill a zero tensor per slice. Interleaved pairs are rotated where they
-are; transformers gathers them into halves on the way, which changes the order of the sum in query · key, not the sum.
+Different from the textbook: a pair of dimensions is one complex number, and a rotation one complex product, which reads
+memory once where sines and cosines on halves read it six times; its backward is the product with the conjugate.
+Interleaved pairs stay where they are; transformers gathers them into halves on the way, which changes the order of the
+sum in query · key, not the sum.
 Sources: RoFormer (arXiv 2104.09864); YaRN (arXiv 2309.00071) section 3; the llama 3.1 scaling as published with it.
 """
 
@@ -17,11 +18,11 @@ from torch.autograd.function import once_differentiable
 from pipeline.model.config import Rope
 
 
-def rotation_angles(rope: Rope, positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position (T,) and pair of the `dim` rotary dimensions: (T, 1, R/2) each, float32."""
+def rotations(rope: Rope, positions: Tensor, dim: int) -> Tensor:
+    """The turn e^(i · angle) of every position (T,) for each pair of `dim` = R dimensions: (T, 1, R/2) complex64."""
     frequencies, scale = inverse_frequencies(rope, dim)
     angles = positions[:, None, None].float() * frequencies.to(positions.device)
-    return angles.cos() * scale, angles.sin() * scale
+    return torch.polar(torch.full_like(angles, scale), angles)
 
 
 def inverse_frequencies(rope: Rope, dim: int) -> tuple[Tensor, float]:
@@ -76,35 +77,33 @@ def _mscale(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
-    """Rotate the last R dimensions of x (T, H, d); pairs are neighbours if interleaved, else R/2 apart."""
-    return _Rotation.apply(x, *angles, interleaved)
+def rotate(x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
+    """Turn the last R dimensions of x (T, H, d), pair by pair, by `turns` (T, 1, R/2) as `rotations` gives them.
+
+    The two numbers of a pair are neighbours if interleaved, else R/2 apart.
+    """
+    return _Rotation.apply(x, turns, interleaved)
 
 
 class _Rotation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-        ctx.save_for_backward(cos, sin)
+    def forward(ctx: Any, x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(turns)
         ctx.interleaved = interleaved
-        return _rotated(x, cos, sin, interleaved)
+        return _rotated(x, turns, interleaved)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotated(grad, cos, -sin, ctx.interleaved), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (turns,) = ctx.saved_tensors
+        return _rotated(grad, turns.conj(), ctx.interleaved), None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    out = x.clone(memory_format=torch.contiguous_format)
-    first, second = _pairs(x, cos.shape[-1], interleaved)
-    out_first, out_second = _pairs(out, cos.shape[-1], interleaved)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    out_first.copy_(first * cos - second * sin)
-    out_second.copy_(second * cos + first * sin)
-    return out
-
-
-def _pairs(x: Tensor, pairs: int, interleaved: bool) -> tuple[Tensor, Tensor]:
-    rotary = x[..., x.shape[-1] - 2 * pairs :]
-    return (rotary[..., 0::2], rotary[..., 1::2]) if interleaved else (rotary[..., :pairs], rotary[..., pairs:])
+def _rotated(x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
+    plain, rotary = x.tensor_split([x.shape[-1] - 2 * turns.shape[-1]], dim=-1)
+    rotary = rotary.to(turns.real.dtype).contiguous()
+    if interleaved:
+        turned = torch.view_as_real(torch.view_as_complex(rotary.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+        return torch.cat((plain, turned.to(x.dtype)), dim=-1)
+    turned = torch.complex(*rotary.chunk(2, dim=-1)) * turns
+    return torch.cat((plain, turned.real.to(x.dtype), turned.imag.to(x.dtype)), dim=-1)
