@@ -77,9 +77,10 @@ def recipe(root: Path, until: str | None = None) -> None:
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
-            outcomes.append(run_task(stage, root, machine.stage_timeout_hours * 3600))
+            outcomes.append(Outcome(stage, "stopped"))  # unless it comes to an end
+            outcomes[-1] = run_task(stage, root, machine.stage_timeout_hours * 3600)
     except StageFailedError as error:
-        outcomes.append(error.outcome)
+        outcomes[-1] = error.outcome
         raise
     finally:
         missing = [Outcome(stage, "not reached") for stage in stages[len(outcomes) :]]

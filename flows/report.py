@@ -18,11 +18,11 @@ class Outcome:
     """How a stage came out of a run. `fresh`: its outputs were up to date or came out of DVC's cache; nothing ran."""
 
     stage: str
-    state: Literal["ran", "fresh", "failed", "not reached"]
+    state: Literal["ran", "fresh", "failed", "stopped", "not reached"]
     seconds: float = 0.0
 
 
-_COLOURS = {"ran": "green", "fresh": "cyan", "stale": "yellow", "failed": "red", "not reached": "dim"}
+_COLOURS = {"ran": "green", "fresh": "cyan", "stale": "yellow", "failed": "red", "stopped": "red", "not reached": "dim"}
 
 
 def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:

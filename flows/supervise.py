@@ -6,9 +6,10 @@ after nobody. So a command runs under a small process of its own, the supervisor
     caller ──lifeline──▶ supervisor ──▶ command ──▶ … descendants
 
 The lifeline is a pipe. The caller never writes to it; the kernel closes it when the caller ends, even by SIGKILL. On
-that, on SIGTERM, after the timeout and after the command's own end, the supervisor ends every descendant: SIGTERM, a
-bounded grace, SIGKILL. On Linux it adopts orphans, so that a daemon's double fork does not hide from it, and the
-command is told to die if the supervisor itself is killed.
+that, on SIGTERM, after the timeout and after the command's own end, the supervisor ends every descendant: SIGTERM to
+the command, which may wind up its own children in order, SIGTERM to those that are left, SIGKILL; each after a bounded
+grace. On Linux it adopts orphans, so that a daemon's double fork does not hide from it, and the command is told to die
+if the supervisor itself is killed.
 """
 
 import contextlib
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         if stop_requests or _is_cut(sys.stdin.fileno()):
             status = 128 + signal.SIGTERM
             break
-    _end_descendants(grace)
+    _end_descendants(child, grace)
     return status
 
 
@@ -90,8 +91,12 @@ def _is_cut(lifeline: int) -> bool:
     return bool(readable) and os.read(lifeline, 1) == b""
 
 
-def _end_descendants(grace: float) -> None:
-    """SIGTERM to every descendant, then SIGKILL to what is left and to what was born meanwhile."""
+def _end_descendants(command: subprocess.Popen[bytes], grace: float) -> None:
+    """End the command, then every descendant that is left, also those born meanwhile."""
+    if command.poll() is None:
+        command.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(grace)
     descendants = psutil.Process().children(recursive=True)
     _signal(descendants, signal.SIGTERM)
     psutil.wait_procs(descendants, timeout=grace)

@@ -39,6 +39,7 @@ def run(
 ) -> None:
     """Bring every stage up to date; what has not changed is not done again."""
     from flows.local import environment
+    from flows.supervise import GRACE
     from flows.supervise import run as run_supervised
     from pipeline.job import PARAMS_FILE
     from pipeline.params import load_params
@@ -51,7 +52,8 @@ def run(
     load_params(root / PARAMS_FILE)
     exit_on_signals()
     flow = [sys.executable, "-m", "flows.recipe", *(["--until", until] if until else [])]
-    raise typer.Exit(run_supervised(flow, cwd=root, env=environment(root)))
+    # The flow, when it is stopped, first gives its stage the usual grace.
+    raise typer.Exit(run_supervised(flow, cwd=root, env=environment(root), grace=3 * GRACE))
 
 
 @app.command()

@@ -33,12 +33,21 @@ def _prctl(option: int, value: int) -> None:
 
 
 def exit_on_signals() -> None:
-    """Turn SIGTERM and SIGINT into SystemExit(128 + signal), so that `finally` and `with` blocks do their work."""
+    """Turn the first SIGTERM or SIGINT into SystemExit(128 + signal), so that `finally` and `with` do their work.
+
+    Later ones are not heard: they would cut that work short.
+    """
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, _pass)
+    signal.signal(signal.SIGINT, _pass)
     raise SystemExit(128 + number)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which children would inherit."""
 
 

@@ -10,3 +10,9 @@ from tests.project import FlowProject
 @pytest.fixture
 def flow_project(tmp_path: Path) -> FlowProject:
     return FlowProject(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's folder for all tests that run the flow: its database is made once, which takes seconds."""
+    return tmp_path_factory.mktemp("prefect")

@@ -38,11 +38,14 @@ def test_a_process_dies_with_its_parent() -> None:
 def test_a_signal_unwinds_the_stack_and_gives_its_exit_status(number: signal.Signals) -> None:
     program = (
         "import time\nfrom pipeline.process import exit_on_signals\nexit_on_signals()\n"
-        "try:\n    print('ready', flush=True); time.sleep(60)\nfinally:\n    print('cleaned up', flush=True)"
+        "try:\n    print('ready', flush=True); time.sleep(60)\n"
+        "finally:\n    print('cleaning', flush=True); time.sleep(0.3); print('cleaned up', flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.kill(process.pid, number)
+    assert process.stdout.readline() == "cleaning\n"
+    os.kill(process.pid, signal.SIGTERM)  # somebody is impatient
     assert process.stdout.read() == "cleaned up\n"
     assert process.wait() == 128 + number

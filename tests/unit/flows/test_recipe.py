@@ -1,0 +1,49 @@
+"""One stage through DVC, without Prefect's engine: what became of it, and why."""
+
+import pytest
+
+from flows.recipe import StageFailedError, run_stage
+from flows.report import Outcome
+from tests.project import FlowProject
+
+pytestmark = pytest.mark.slow  # DVC starts anew for every stage
+
+
+def bring_up_to_date(project: FlowProject, stage: str, timeout: float = 60) -> Outcome:
+    return run_stage.fn(stage, project.root, timeout)
+
+
+def test_a_stage_runs_once_and_is_fresh_afterwards(flow_project: FlowProject) -> None:
+    assert bring_up_to_date(flow_project, "first").state == "ran"
+    assert bring_up_to_date(flow_project, "first") == Outcome("first", "fresh")
+    assert flow_project.calls() == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "exit_code", "message"),
+    [
+        ("input", 2, "first: data.jsonl: line 3: not JSON"),
+        ("gate", 3, "first: share_quarantined: 0.4 is above 0.2"),
+        ("crash", 1, "first: RuntimeError: out of luck"),
+        ("die", 1, "first: killed"),
+    ],
+)
+def test_the_reason_comes_from_the_stage_not_from_dvc(
+    flow_project: FlowProject, behaviour: str, exit_code: int, message: str
+) -> None:
+    flow_project.behave(first=behaviour)
+    with pytest.raises(StageFailedError) as failure:
+        bring_up_to_date(flow_project, "first")
+    assert failure.value.exit_code == exit_code
+    assert str(failure.value).startswith(message)
+
+
+def test_a_stage_that_dvc_does_not_start_is_told_apart(flow_project: FlowProject) -> None:
+    with pytest.raises(StageFailedError, match="before the stage ran"):
+        bring_up_to_date(flow_project, "last")  # its input is missing
+
+
+def test_a_stage_has_a_time_limit(flow_project: FlowProject) -> None:
+    flow_project.behave(first="hang")
+    with pytest.raises(StageFailedError, match=r"not done after 4 s \(machine.stage_timeout_hours\)"):
+        bring_up_to_date(flow_project, "first", timeout=4)
