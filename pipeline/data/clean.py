@@ -14,6 +14,7 @@ from pipeline.records import Verifier
 from pipeline.rewards.answer import readable
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+_TASK = r"^[A-Za-z0-9_./: -]{1,100}$"  # figures are named after it
 _VISIBLE = r"[^\s\p{Cf}]"
 _PLAIN_NUMBER = r"^[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?$"
 """What every verifier can read, so that only the other gold answers are looked at one by one."""
@@ -43,7 +44,9 @@ def _unreadable(table: pl.DataFrame, options: Curation) -> pl.DataFrame:
         table = reject(table, Reason.UNREADABLE, control, pl.lit(f"{name}: has control characters"))
     unknown = ~pl.col("verifier").is_in(get_args(Verifier))
     detail = pl.format("verifier: {} is not one of {}", "verifier", pl.lit(", ".join(get_args(Verifier))))
-    return reject(table, Reason.UNREADABLE, unknown, detail)
+    table = reject(table, Reason.UNREADABLE, unknown, detail)
+    odd = ~pl.col("task").str.contains(_TASK) & (pl.col("task") != "")
+    return reject(table, Reason.UNREADABLE, odd, pl.format("task: {} is no plain name", pl.col("task").str.head(60)))
 
 
 def _missing(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:

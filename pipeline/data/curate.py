@@ -9,6 +9,7 @@ are read first, so of two equal rows the train row goes.
 
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,7 +118,7 @@ def _spill_source(
 ) -> None:
     """Read and clean a source; spill what is good."""
     fields = field_map(source)
-    for batch in _batches(rows):
+    for batch in _ahead(_batches(rows)):
         output.funnel.read[source.name] += len(batch)
         table = output.quarantine(clean(to_table(batch, source), fields, options))
         normalised = [normalise(prompt) for prompt in table["prompt"]]
@@ -145,6 +146,15 @@ def _batches(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
         yield batch
 
 
+def _ahead(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
+    """The same batches; a thread reads the next one while this one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = reader.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = reader.submit(next, batches, None)
+            yield batch
+
+
 def _blocks(table: pl.DataFrame) -> Hashes:
     """Rows of one block may be near duplicates: the same numbers in the same order and the same gold answer."""
     gold = table["gold"].str.to_lowercase().str.replace_all(r"[\s,$]|\.0+$", "")
@@ -156,7 +166,7 @@ def _evaluation_index(spill: Spill, duplicates: Duplicates, options: Curation) -
     held_out = different[spill.keys()["held_out"].to_numpy()[different]]
     problems = spill.gather(held_out, ["prompt", "gold", "normalised"])
     ids = pl.Series(map(problem_id, problems["prompt"], problems["gold"]), dtype=pl.String)
-    sample = spill.gather(different[:: math.ceil(len(different) / SAMPLE_ROWS) or 1], ["normalised"])
+    sample = spill.gather(different[:: max(1, math.ceil(len(different) / SAMPLE_ROWS))], ["normalised"])
     return EvaluationIndex(ids, problems["normalised"], sample["normalised"], options.decontamination)
 
 

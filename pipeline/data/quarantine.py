@@ -31,7 +31,9 @@ VERDICT_COLUMNS = {"reason": pl.String(), "detail": pl.String()}
 
 def reject(table: pl.DataFrame, reason: Reason, where: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
     """Give the rows that satisfy `where` and are still good this reason. A null condition counts as not satisfied."""
-    hit = pl.col("reason").is_null() & where.fill_null(False)
+    hit = table.select(pl.col("reason").is_null() & where.fill_null(False)).to_series()
+    if not hit.any():
+        return table
     return table.with_columns(
         reason=pl.when(hit).then(pl.lit(reason.value)).otherwise("reason"),
         detail=pl.when(hit).then(detail).otherwise("detail"),
@@ -40,10 +42,5 @@ def reject(table: pl.DataFrame, reason: Reason, where: pl.Expr, detail: pl.Expr)
 
 def reject_rows(table: pl.DataFrame, reason: Reason, details: dict[int, str]) -> pl.DataFrame:
     """The same for rows given by position, each with its own detail."""
-    if not details:
-        return table
-    column = pl.Series([None], dtype=pl.String).extend_constant(None, table.height - 1)
-    column = column.scatter(list(details), list(details.values()))
-    return reject(table.with_columns(_found=column), reason, pl.col("_found").is_not_null(), pl.col("_found")).drop(
-        "_found"
-    )
+    found = pl.lit(pl.Series([details.get(position) for position in range(table.height)], dtype=pl.String))
+    return reject(table, reason, found.is_not_null(), found) if details else table

@@ -9,6 +9,7 @@ import atexit
 import json
 import resource
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 SECONDS = 5.0
 """A question may take this long, once the worker is up."""
 START_SECONDS = 60.0
+ALARM_SECONDS = 30
+"""After so long the worker ends itself: whoever asked is gone, or it would have been killed."""
 MEMORY_BYTES = 4 * 2**30
 
 _LONGEST_EXPRESSION = 2_000
@@ -113,7 +116,9 @@ def _main() -> None:
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
+        signal.alarm(ALARM_SECONDS)  # by default SIGALRM ends the process
         print(json.dumps(reply(json.loads(line))), flush=True)
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

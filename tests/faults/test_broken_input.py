@@ -192,11 +192,22 @@ def test_difficulty_that_is_no_finite_number_is_quarantined(tmp_path: Path, diff
     assert "level" in quarantine["detail"][0]
 
 
-def test_row_that_names_an_unknown_verifier_is_quarantined(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(row(check="guess"))
-    _, quarantine = curated(tmp_path, fields={"verifier": "check"})
-    assert quarantine["reason"].to_list() == ["unreadable"]
-    assert "guess" in quarantine["detail"][0]
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("verifier", "guess", "unreadable"),
+        ("verifier", "", "unreadable"),
+        ("task", "s\u00fcms", "unreadable"),
+        ("task", "t" * 101, "unreadable"),
+        ("task", "", "missing field"),
+        ("language", "english", "language"),
+    ],
+)
+def test_row_with_an_impossible_claim_is_quarantined(tmp_path: Path, field: str, value: str, reason: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(row(claim=value))
+    _, quarantine = curated(tmp_path, fields={field: "claim"})
+    assert quarantine["reason"].to_list() == [reason]
+    assert value[:60] in quarantine["detail"][0]
 
 
 def test_answer_that_the_pattern_does_not_find_is_missing(tmp_path: Path) -> None:
