@@ -82,13 +82,12 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, turns: Tensor, context: AttentionContext, replay: Tensor | None
     ) -> tuple[Tensor, Routing | None]:
-        # The sums are made in place: no backward needs what attention or feed-forward put out.
-        x = self.self_attn(self.input_layernorm(x), turns, context).add_(x)
+        x = x + self.self_attn(self.input_layernorm(x), turns, context)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MixtureOfExperts):
             out, routing = self.mlp(normed, replay)
-            return out.add_(x), routing
-        return self.mlp(normed).add_(x), None
+            return x + out, routing
+        return x + self.mlp(normed), None
 
 
 class Decoder(nn.Module):
@@ -151,10 +150,11 @@ class Decoder(nn.Module):
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Cast the parameters; the balancing biases stay float32, in which alone steps of 0.001 add up."""
+        routers = self._routers() if self.config.has_balance_bias else []
+        biases = [router.e_score_correction_bias for router in routers]
         self.to(dtype)
-        if self.config.has_balance_bias:
-            for router in self._routers():
-                router.e_score_correction_bias = router.e_score_correction_bias.float()
+        for router, bias in zip(routers, biases, strict=True):
+            router.e_score_correction_bias = bias
         return self
 
     def size(self) -> ModelSize:

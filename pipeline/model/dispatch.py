@@ -26,6 +26,8 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
 
     x (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
     """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     compute = grouped_experts if x.is_cuda else padded_experts
     return compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
 

@@ -44,7 +44,9 @@ class Router(nn.Module):
     def forward(self, x: Tensor, replay: Tensor | None) -> Routing:
         """x (T, D); `replay` (T, k) takes the place of the router's own choice, the weights stay its own."""
         mixture = self.mixture
-        logits = linear(x.float(), self.weight.float())
+        # In float32 even under autocast: rounded scores would tie, and tokens change experts from run to run.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = linear(x.float(), self.weight.float())
         scores = logits.sigmoid() if mixture.scoring == "sigmoid" else logits.softmax(-1)
         experts = self._choose(scores.detach()) if replay is None else replay
         weights = scores.gather(1, experts)
@@ -92,7 +94,7 @@ class MixtureOfExperts(nn.Module):
         routing = self.gate(x, replay)
         out = self.experts(x, routing.experts, routing.weights)
         if self.shared_experts is not None:
-            out = self.shared_experts(x).add_(out)
+            out = out + self.shared_experts(x)
         return out, routing
 
 

@@ -19,6 +19,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from pipeline.model.config import ModelConfig
+from pipeline.model.decoder import Decoder
+
 FAMILIES = {
     "deepseek_v3": (DeepseekV3Config, DeepseekV3ForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -47,6 +50,7 @@ LATENT = {
     "n_group": 1,
     "topk_group": 1,
     "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.0,
     "q_lora_rank": None,
     "kv_lora_rank": 16,
     "qk_nope_head_dim": 8,
@@ -124,6 +128,19 @@ def reference(case: str) -> PreTrainedModel:
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.1 * torch.randn_like(buffer))
+    return model
+
+
+def config_of(case: str) -> dict[str, Any]:
+    """The case as a config.json."""
+    model_type, settings = CASES[case]
+    return {**COMMON, **settings, "model_type": model_type}
+
+
+def decoder(case: str) -> Decoder:
+    """Our decoder of the case, its weights drawn from a seed that is always the same."""
+    model = Decoder(ModelConfig.from_hf(config_of(case)))
+    model.init_weights(seed=0)
     return model
 
 

@@ -1,16 +1,17 @@
-"""Our decoder against transformers' own, on the same checkpoints: logits, gradients, and what each reads of the other."""
+"""Our decoder against that of transformers, on the same checkpoints: logits, gradients, and what each reads."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from .reference import CASES, positions_of, random_sequences, write_checkpoint
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.model.attention import PackedSequences
 from pipeline.model.checkpoint import disk_tensors, load_model, save_model
 from pipeline.model.decoder import Decoder
+
+from .reference import CASES, positions_of, random_sequences, write_checkpoint
 
 LENGTHS = [5, 23, 1, 40, 9]
 

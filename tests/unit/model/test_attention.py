@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.model.attention import KeyValueCache, PackedSequences
+from pipeline.model.decoder import Decoder
+
+from .reference import decoder, positions_of, random_sequences
+
+FAMILIES = ["deepseek-query-latent-groups", "deepseek-halves-bias-two-shared", "qwen3-moe", "llama-grouped"]
+
+
+@torch.no_grad()
+def hidden(model: Decoder, sequences: list[Tensor]) -> list[Tensor]:
+    lengths = [len(sequence) for sequence in sequences]
+    output = model(torch.cat(sequences), positions_of(lengths), PackedSequences(lengths))
+    return list(output.hidden.split(lengths))
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_packed_is_one_by_one(case: str) -> None:
+    model, sequences = decoder(case), random_sequences([7, 1, 33, 12, 90, 12])
+    together = hidden(model, sequences)
+    for sequence, packed in zip(sequences, together, strict=True):
+        torch.testing.assert_close(packed, hidden(model, [sequence])[0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_no_token_sees_a_later_one_or_another_sequence(case: str) -> None:
+    model, (first, second) = decoder(case), random_sequences([20, 15])
+    changed = first.clone()
+    changed[12] = (changed[12] + 1) % 61
+    before, other = hidden(model, [first, second])
+    after, other_after = hidden(model, [changed, second])
+    torch.testing.assert_close(before[:12], after[:12], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(other, other_after, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(before[12:], after[12:], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.no_grad()
+def test_decoding_with_a_cache_is_the_full_forward(case: str) -> None:
+    model, prompt_lengths, ends = decoder(case), [6, 1, 11], [9, 8, 13]
+    sequences = random_sequences(ends)
+    expected = hidden(model, sequences)
+    cache = KeyValueCache(model.config, batch=3, max_length=13)
+    prompts = torch.cat([s[:length] for s, length in zip(sequences, prompt_lengths, strict=True)])
+    output = model(prompts, cache.prefill(prompt_lengths), cache).hidden.split(prompt_lengths)
+    for row in range(3):
+        torch.testing.assert_close(output[row], expected[row][: prompt_lengths[row]], atol=2e-5, rtol=1e-4)
+    while live := [row for row in range(3) if cache.lengths[row] < ends[row]]:
+        at = [int(cache.lengths[row]) for row in live]
+        tokens = torch.stack([sequences[row][index] for row, index in zip(live, at, strict=True)])
+        step = model(tokens, cache.extend(torch.tensor(live)), cache).hidden
+        wanted = torch.stack([expected[row][index] for row, index in zip(live, at, strict=True)])
+        torch.testing.assert_close(step, wanted, atol=2e-5, rtol=1e-4)
+    assert cache.lengths.tolist() == ends
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0]])
+def test_an_empty_sequence_is_refused(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        PackedSequences(lengths)
