@@ -18,10 +18,12 @@ WITHOUT_SERVER = {
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Environment variables for the flow of the project at `root` and for all that it starts."""
+    """Environment variables for the flow of the project at `root` and for all that it starts; makes Prefect's folder."""
     inherited = dict(os.environ)
     # dvc.yaml says `python`; that is to be this one, whether or not the user has activated its environment.
     inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     if "PREFECT_API_URL" in inherited:
         return inherited
-    return {**WITHOUT_SERVER, "PREFECT_HOME": str(root / "runs" / "prefect"), **inherited}
+    home = Path(inherited.get("PREFECT_HOME", root / "runs" / "prefect"))
+    home.mkdir(parents=True, exist_ok=True)  # Prefect would not make the folder above
+    return {**WITHOUT_SERVER, **inherited, "PREFECT_HOME": str(home)}

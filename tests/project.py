@@ -48,7 +48,7 @@ from pipeline.state import Attempt
 DETACHED = "import time; time.sleep(600)"
 
 def work(stage, root, behaviour):
-    with (root / "runs" / "calls").open("a") as calls:
+    with (root / "played" / "calls").open("a") as calls:
         calls.write(stage + "\\n")
     match behaviour:
         case "input":
@@ -57,14 +57,14 @@ def work(stage, root, behaviour):
             raise GateFailedError("share_quarantined: 0.4 is above 0.2")
         case "crash":
             raise RuntimeError("out of luck")
-        case "crash once" if not (root / "runs" / "crashed").exists():
-            (root / "runs" / "crashed").touch()
+        case "crash once" if not (root / "played" / "crashed").exists():
+            (root / "played" / "crashed").touch()
             raise RuntimeError("out of luck")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             subprocess.Popen([sys.executable, "-c", DETACHED], start_new_session=True)
-            (root / "runs" / "hangs").touch()
+            (root / "played" / "hangs").touch()
             time.sleep(600)
     out = root / "artifacts" / stage
     out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def main(stage, root):
     exit_on_signals()
     try:
         with Attempt(root, stage):
-            work(stage, root, json.loads((root / "runs" / "behaviour.json").read_text()).get(stage))
+            work(stage, root, json.loads((root / "played" / "behaviour.json").read_text()).get(stage))
     except (InputError, GateFailedError) as error:
         return exit_code(error)
 
@@ -92,12 +92,12 @@ class FlowProject:
         self.root = root
         for name, content in {"params.yaml": PARAMS, "dvc.yaml": DAG, "stage.py": STAGE}.items():
             (root / name).write_text(content)
-        (root / ".gitignore").write_text("/runs\n/artifacts\n")
+        (root / ".gitignore").write_text("/runs\n/artifacts\n/played\n")
         dvc = root / ".dvc"
         dvc.mkdir()
         (dvc / "config").write_text("[core]\n    analytics = false\n    site_cache_dir = .dvc/tmp/site\n")
         (dvc / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
-        (root / "runs").mkdir()
+        (root / "played").mkdir()
         self.behave()
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
         for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=start"]):
@@ -105,9 +105,9 @@ class FlowProject:
 
     def behave(self, **stages: str) -> None:
         """From now on the named stages do this, the others their work."""
-        (self.root / "runs" / "behaviour.json").write_text(json.dumps(stages))
+        (self.root / "played" / "behaviour.json").write_text(json.dumps(stages))
 
     def calls(self) -> list[str]:
         """The stages that ran so far, in order."""
-        path = self.root / "runs" / "calls"
+        path = self.root / "played" / "calls"
         return path.read_text().split() if path.exists() else []

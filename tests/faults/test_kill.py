@@ -25,11 +25,11 @@ R1FLOW = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
 
 def start(project: FlowProject) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """A run that hangs in its first stage, and all processes below it."""
-    (project.root / "runs" / "hangs").unlink(missing_ok=True)
+    (project.root / "played" / "hangs").unlink(missing_ok=True)
     project.behave(first="hang")
     run = subprocess.Popen(R1FLOW, cwd=project.root)
     deadline = time.monotonic() + 120
-    while not (project.root / "runs" / "hangs").exists():
+    while not (project.root / "played" / "hangs").exists():
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
