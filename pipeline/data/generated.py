@@ -114,7 +114,9 @@ def _count(rng: random.Random) -> Item:
     for character in word:
         seen += character == letter
         steps.append(f"{character}{seen}")
-    return Item("count", f"count {letter} in {word}", f"{' '.join(steps)};{seen}", str(seen), "numeric", len(word), "en")
+    return Item(
+        "count", f"count {letter} in {word}", f"{' '.join(steps)};{seen}", str(seen), "numeric", len(word), "en"
+    )
 
 
 NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ida", "Jon", "Kim", "Leo", "Mia", "Noor")
