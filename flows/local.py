@@ -18,7 +18,7 @@ WITHOUT_SERVER = {
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Environment variables for the flow of the project at `root` and for all that it starts; makes Prefect's folder."""
+    """Environment variables for the flow of the project at `root` and all that it starts. Makes Prefect's folder."""
     inherited = dict(os.environ)
     # dvc.yaml says `python`; that is to be this one, whether or not the user has activated its environment.
     inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])

@@ -67,7 +67,8 @@ def figures(root: Path, stage: str, count: int) -> str:
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
-        shown.append(f"{name} {value:.4g}{interval}")
+        figure = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        shown.append(f"{name} {figure}{interval}")
     return "\n".join(shown[:count])
 
 

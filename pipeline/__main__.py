@@ -42,7 +42,8 @@ def run_stage(stage: str, root: Path) -> None:
         settle(params)
         module = importlib.import_module(f"pipeline.stages.{stage}")
         values = params.model_dump(mode="json")
-        described = Description(stage, work.key, {name: values[name] for name in work.params}, work.deps)
+        data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
+        described = Description(stage, work.key, {name: values[name] for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
             job = Job(stage, root, work.key, tracker.log)
             metrics = module.run(params, job)

@@ -13,6 +13,8 @@ from pipeline.stages.evaluation import MODELS
 
 def ask(question: str, folder: Path, params: Params) -> chat.Completion:
     """The model's completion, sampled as the evaluation does."""
+    if any(marker in question for marker in chat.MARKERS):
+        raise InputError(f"{question!r}: must not contain any of {' '.join(chat.MARKERS)}")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompt = chat.render_prompt(question)
     options = params.evaluation.sampling

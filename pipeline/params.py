@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Language = Annotated[str, Field(pattern="^[a-z]{2}$")]  # ISO 639-1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
 
 
 class Section(BaseModel):
@@ -90,6 +91,7 @@ class FileSource(RowSource):
 
     kind: Literal["jsonl", "parquet"]
     path: str
+    digest: Digest | None = None  # of the content, as `r1flow digest` prints it; curation does not run without
 
 
 class HubSource(RowSource):
@@ -97,7 +99,8 @@ class HubSource(RowSource):
 
     kind: Literal["hub"]
     dataset: str
-    revision: str | None = None
+    revision: str | None = None  # the commit, where it is an id
+    digest: Digest | None = None  # of the content, where it is a folder
     subset: str | None = None
     rows: str = "train"  # the data set's own split to read
 
@@ -226,7 +229,7 @@ class Pretrain(Section):
 class Checkpoint(Section):
     kind: Literal["checkpoint"]
     source: str  # a folder, s3://bucket/prefix, or a hub id
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 over the files, as `r1flow digest` prints it
+    digest: Digest  # over the checkpoint's files, as `r1flow digest` prints it
     revision: str | None = None
 
 
@@ -259,7 +262,8 @@ class Evaluation(Section):
 
 
 class Tracking(Section):
-    uri: str | None = None  # None: SQLite under runs/mlflow
+    # A server or a database, as MLflow writes it; None: SQLite under runs/mlflow
+    uri: Annotated[str, Field(pattern=r"^(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://")] | None = None
     experiment: str = "r1flow"
 
 

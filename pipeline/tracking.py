@@ -16,6 +16,7 @@ database, so it is opened under a file lock.
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -268,6 +269,8 @@ def _git_tags(root: Path) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None outside a repository."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30)
+    """What git prints, or None outside a repository and where there is no git."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,6 +1,5 @@
 """The recipe with real Prefect, a server of its own, and real DVC."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +55,3 @@ def test_a_mistyped_stage_is_refused_before_prefect_starts(
     assert result.returncode == 2
     assert result.stderr == "dvc.yaml: no stage 'lats'; there are first, aside, last\n"
     assert not (flow_project.root / "runs" / "prefect" / "prefect.db").exists()
-
-
-def test_a_server_that_the_user_names_is_the_one_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
-    found = environment(tmp_path)
-    assert found["PREFECT_API_URL"] == "http://prefect.example/api"
-    assert {name for name in found if name not in os.environ} == set()

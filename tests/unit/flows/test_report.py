@@ -27,10 +27,10 @@ def write_metrics(root: Path, stage: str, metrics: dict[str, float]) -> None:
 
 def test_first_figure_comes_with_its_interval(tmp_path: Path) -> None:
     write_metrics(
-        tmp_path, "evaluation", {"pass_at_1": 0.81, "pass_at_1_low": 0.7, "pass_at_1_high": 0.9, "tokens": 41.25}
+        tmp_path, "evaluation", {"pass_at_1": 0.81, "pass_at_1_low": 0.7, "pass_at_1_high": 0.9, "tokens": 41_250}
     )
     assert figures(tmp_path, "evaluation", 1) == "pass_at_1 0.81 (0.7 to 0.9)"
-    assert figures(tmp_path, "evaluation", 3) == "pass_at_1 0.81 (0.7 to 0.9)\ntokens 41.25"
+    assert figures(tmp_path, "evaluation", 3) == "pass_at_1 0.81 (0.7 to 0.9)\ntokens 41,250"
     assert figures(tmp_path, "base", 1) == ""
 
 
