@@ -110,11 +110,21 @@ def doctor() -> None:
 
 
 @app.command()
-def digest(path: Annotated[Path, typer.Argument(help="A checkpoint's folder.")]) -> None:
-    """Print a checkpoint's digest, for `base.digest` in params.yaml."""
+def digest(
+    what: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint's folder, or files of data as params say.")],
+) -> None:
+    """Print the digest that pins a checkpoint or a data source in params.yaml."""
+    from pipeline.data.pins import path_digest
+    from pipeline.files import digest as content_digest
     from pipeline.model.remote import checkpoint_digest
 
-    print(checkpoint_digest(path))
+    path = Path(what)
+    if (path / "config.json").is_file():
+        print(checkpoint_digest(path))
+    elif path.is_dir():
+        print(content_digest(path))
+    else:
+        print(path_digest(what, Path.cwd()))
 
 
 @bench.command("sft")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, digest
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -26,6 +26,10 @@ ATTEMPTS = 5
 class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that begin with `prefix`, sorted."""
+        ...
+
+    def tags(self, prefix: str = "") -> dict[str, str]:
+        """For each key that begins with `prefix`, sorted, a text that changes with the object's content."""
         ...
 
     def download(self, key: str, to: Path) -> None:
@@ -52,6 +56,9 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def tags(self, prefix: str = "") -> dict[str, str]:
+        return {key: digest(self._folder / key) for key in self.list(prefix)}
 
     def list(self, prefix: str = "") -> Iterator[str]:
         if not self._folder.is_dir():
@@ -90,6 +97,10 @@ class S3Store:
         return boto3.client("s3", config=config)
 
     def list(self, prefix: str = "") -> Iterator[str]:
+        yield from self.tags(prefix)
+
+    def tags(self, prefix: str = "") -> dict[str, str]:
+        found: dict[str, str] = {}
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
@@ -99,7 +110,8 @@ class S3Store:
                     key = entry["Key"].removeprefix(self._prefix)
                     if ".." in key.split("/") or key.startswith("/"):
                         raise InputError(f"{self._uri(key)}: a key must not lead out of the folder it is copied to")
-                    yield key
+                    found[key] = f"{entry['Size']} {entry['ETag']}"
+        return found
 
     def download(self, key: str, to: Path) -> None:
         name = {"Bucket": self._bucket, "Key": self._prefix + key}

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import polars as pl
 
-from pipeline.data import generated
 from pipeline.data.clean import reject_markers
 from pipeline.data.contamination import EvaluationIndex
 from pipeline.data.quarantine import CONTENT_CHARS, Reason, reject, reject_rows
+from pipeline.generated import problems as generated
 from pipeline.params import GeneratedSource
 from pipeline.records import PreferencePair, normalise, schema
 

@@ -16,9 +16,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data import generated
 from pipeline.data.quarantine import CONTENT_CHARS
 from pipeline.errors import InputError
+from pipeline.generated import problems as generated
 from pipeline.params import FieldMap, FileSource, GeneratedSource, GymSource, HubSource, Source
 from pipeline.store import open_store
 
@@ -76,16 +76,20 @@ def _rows(file: str, rows: Iterable[dict[str, Any]]) -> Iterator[Raw]:
         yield Raw(file, number, columns, content[:CONTENT_CHARS], len(content), "")
 
 
-def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, str]]:
-    """The files of a path, a glob or a store's prefix, sorted, each with the name that is shown to people."""
-    if source.path.startswith("s3://"):
-        return _download(source, downloads)
-    exact = (root / source.path).is_file()  # a name may hold characters that mean something in a glob
-    names = [source.path] if exact else sorted(glob.glob(source.path, root_dir=root, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+def local_files(path: str, root: Path) -> list[tuple[Path, str]]:
+    """The files of a path or a glob, sorted, each with the name that is shown to people. Raises InputError for none."""
+    exact = (root / path).is_file()  # a name may hold characters that mean something in a glob
+    names = [path] if exact else sorted(glob.glob(path, root_dir=root, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
     found = [(root / name, name) for name in names if (root / name).is_file()]
     if not found:
-        raise InputError(f"curation.sources.{source.name}.path: {source.path}: no such file (looked in {root})")
+        raise InputError(f"{path}: no such file (looked in {root})")
     return found
+
+
+def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, str]]:
+    if source.path.startswith("s3://"):
+        return _download(source, downloads)
+    return local_files(source.path, root)
 
 
 def _download(source: FileSource, downloads: Path) -> list[tuple[Path, str]]:

@@ -1,8 +1,8 @@
 """base: the model that everything starts from. Trained here from scratch, or a checkpoint pinned by its digest."""
 
 from pipeline import chat
-from pipeline.data.corpus import documents
 from pipeline.files import atomic_folder
+from pipeline.generated.corpus import documents
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
 from pipeline.model.config import ModelConfig

@@ -12,6 +12,7 @@ import polars as pl
 from pipeline.data.curate import curate
 from pipeline.data.gates import check
 from pipeline.data.measures import TABLES, read_accepted
+from pipeline.data.pins import check_pins
 from pipeline.errors import GateFailedError
 from pipeline.files import atomic_folder, write_json
 from pipeline.job import Job
@@ -19,6 +20,7 @@ from pipeline.params import Params
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
+    check_pins(params.curation.sources, job.root)
     candidate, rejected, accepted = (job.runs / name for name in ("candidate", "rejected", "accepted.json"))
     with atomic_folder(candidate) as folder:
         metrics = curate(

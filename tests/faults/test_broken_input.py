@@ -142,7 +142,7 @@ def test_wrong_jsonl_file_is_refused(tmp_path: Path, content: bytes, rule: str) 
 
 @pytest.mark.parametrize("path", ["absent.jsonl", "no/*.jsonl", "."])
 def test_path_without_file_is_refused(tmp_path: Path, path: str) -> None:
-    with pytest.raises(InputError, match=r"sources\.rows\.path.*no such file"):
+    with pytest.raises(InputError, match=r"no such file"):
         curated(tmp_path, path=path)
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import generated
-from pipeline.data.corpus import documents
 from pipeline.errors import InputError
+from pipeline.generated import problems as generated
+from pipeline.generated.corpus import documents
 from pipeline.params import Corpus, GeneratedSource
 from pipeline.records import is_held_out
 

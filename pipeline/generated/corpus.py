@@ -1,7 +1,7 @@
-"""The text that a base model is trained on from scratch, and the examples of supervised fine-tuning.
+"""The text that a base model is trained on from scratch.
 
-The corpus mixes terse answers with worked ones, as text in the wild does. A base that has only seen worked answers leaves
-reinforcement learning nothing to choose between.
+The corpus mixes terse answers with worked ones, as text in the wild does. A base that has seen nothing but worked ones
+leaves reinforcement learning no choice to reinforce.
 """
 
 import random
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from pipeline import chat
-from pipeline.data.generated import items
+from pipeline.generated.problems import items
 from pipeline.params import Corpus
 from pipeline.records import is_held_out
 
