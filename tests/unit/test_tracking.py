@@ -110,6 +110,12 @@ def test_a_server_that_does_not_answer_is_refused_at_once(tmp_path: Path) -> Non
         Tracker(Tracking(uri="http://127.0.0.1:9"), tmp_path, WORK)
 
 
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "localhost:5000"])
+def test_an_address_that_mlflow_cannot_use_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        Tracking(uri=uri)
+
+
 def test_a_store_that_cannot_be_opened_stops_the_stage(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mlflow").mkdir(parents=True)
     (tmp_path / "runs" / "mlflow" / "mlflow.db").write_text("this is no database")
