@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.config import LatentAttention, ModelConfig
+from pipeline.model.config import ModelConfig
 from pipeline.model.packed import packed_attention
+from pipeline.model.parts import LatentAttention
 from pipeline.model.ragged import layout
 
 
@@ -38,6 +39,8 @@ class PackedSequences:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         assert len(query) == sum(self.lengths), f"{len(query)} tokens for sequences of {sum(self.lengths)}"
+        if self._blocks.source.device != query.device:
+            self._blocks = self._blocks.to(query.device)
         return packed_attention(query, key, value, scale, self._blocks)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.model.attention import AttentionContext
-from pipeline.model.config import LatentAttention, ModelConfig
+from pipeline.model.config import ModelConfig
 from pipeline.model.experts import Experts, MixtureOfExperts, Router, Routing
 from pipeline.model.layers import (
     FeedForward,
@@ -25,6 +25,7 @@ from pipeline.model.layers import (
     RMSNorm,
 )
 from pipeline.model.linear import linear
+from pipeline.model.parts import LatentAttention
 from pipeline.model.rope import rotations
 
 

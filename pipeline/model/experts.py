@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.model.config import Mixture
 from pipeline.model.dispatch import run_experts
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
+from pipeline.model.parts import Mixture
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.attention import AttentionContext
-from pipeline.model.config import GroupedAttention, LatentAttention, ModelConfig
+from pipeline.model.config import ModelConfig
 from pipeline.model.kernels import rms_norm, swiglu
 from pipeline.model.linear import linear
+from pipeline.model.parts import GroupedAttention, LatentAttention
 from pipeline.model.rope import rotate, softmax_scale
 
 # DeepSeek's norms inside latent attention do not follow rms_norm_eps, neither in its own code nor in transformers.

@@ -30,6 +30,10 @@ class Layout:
     slots: Tensor
     """The padded row of each row, (N,) int64: x[source][slots] is x."""
 
+    def to(self, device: torch.device) -> "Layout":
+        order, empty, source, slots = (part.to(device) for part in (self.order, self.empty, self.source, self.slots))
+        return Layout(order, empty, self.classes, source, slots)
+
 
 def layout(sizes: Tensor) -> Layout:
     """Lay out groups of `sizes` (G,) int64, zero allowed; reads the sizes back to the host once."""

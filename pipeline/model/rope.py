@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.config import Rope
+from pipeline.model.parts import Rope
 
 
 def rotations(rope: Rope, positions: Tensor, dim: int) -> Tensor:

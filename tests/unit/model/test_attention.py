@@ -61,3 +61,16 @@ def test_decoding_with_a_cache_is_the_full_forward(case: str) -> None:
 def test_an_empty_sequence_is_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         PackedSequences(lengths)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", FAMILIES)
+def test_a_gpu_says_what_the_processor_says(case: str) -> None:
+    model, sequences = decoder(case), random_sequences([7, 40, 12])
+    lengths = [len(sequence) for sequence in sequences]
+    expected = torch.cat(hidden(model, sequences))
+    tokens, positions = torch.cat(sequences).cuda(), positions_of(lengths).cuda()
+    output = model.cuda()(tokens, positions, PackedSequences(lengths)).hidden
+    output.sum().backward()
+    torch.testing.assert_close(output.detach().cpu(), expected, atol=1e-3, rtol=1e-3)

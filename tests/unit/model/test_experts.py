@@ -4,9 +4,9 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.model.attention import PackedSequences
-from pipeline.model.config import Mixture
 from pipeline.model.decoder import Decoder, Output
 from pipeline.model.experts import Router, Routing, balance_loss, expert_load
+from pipeline.model.parts import Mixture
 
 from .reference import decoder, positions_of, random_sequences
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.model.config import Rope
+from pipeline.model.parts import Rope
 from pipeline.model.rope import inverse_frequencies, rotate, rotations
 
 PLAIN = Rope("default", 10000.0)
