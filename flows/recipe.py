@@ -33,8 +33,8 @@ RETRY_DELAY = 5.0  # seconds
 class StageFailedError(Exception):
     """A stage did not end well. `exit_code` is the stage's own, not DVC's."""
 
-    def __init__(self, stage: str, exit_code: int, message: str, seconds: float) -> None:
-        super().__init__(f"{stage}: {message}")
+    def __init__(self, stage: str, exit_code: int, reason: str, seconds: float) -> None:
+        super().__init__(f"{stage}: {reason}")
         self.exit_code = exit_code
         self.outcome = Outcome(stage, "failed", seconds)
 
@@ -54,18 +54,18 @@ def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
     attempt = read_state(root, stage)
     if status == 0:
         return Outcome(stage, "fresh") if attempt in (before, None) else Outcome(stage, "ran", attempt.seconds)
+    exit_code, seconds = EXIT_BUG, 0.0 if attempt in (before, None) else attempt.seconds
     if status == TIMED_OUT:
-        raise StageFailedError(
-            stage, EXIT_BUG, f"not done after {timeout:.0f} s (machine.stage_timeout_hours)", timeout
-        )
-    if attempt in (before, None):
-        raise StageFailedError(
-            stage, EXIT_BUG, f"`{' '.join(command[1:])}` ended with {status} before the stage ran", 0
-        )
-    if attempt.exit_code in (None, 0):
-        message = f"killed (process {attempt.pid})" if attempt.exit_code is None else "its outputs were refused by DVC"
-        raise StageFailedError(stage, EXIT_BUG, message, attempt.seconds)
-    raise StageFailedError(stage, attempt.exit_code, attempt.error, attempt.seconds)
+        reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
+    elif attempt in (before, None):
+        reason = f"`{' '.join(command[1:])}` ended with {status} before the stage ran"
+    elif attempt.exit_code is None:
+        reason = f"killed (process {attempt.pid})"
+    elif attempt.exit_code == 0:
+        reason = "done, but DVC did not take its outputs"
+    else:
+        exit_code, reason = attempt.exit_code, attempt.error
+    raise StageFailedError(stage, exit_code, reason, seconds)
 
 
 @flow(name="recipe")

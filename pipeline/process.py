@@ -49,5 +49,3 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 def _pass(number: int, frame: FrameType | None) -> None:
     """Not SIG_IGN, which children would inherit."""
-
-
