@@ -82,4 +82,6 @@ def _take_apart(tokens: list[int], tokenizer: PreTrainedTokenizerFast) -> Genera
     """Cut a row of tokens at the end token. The end token counts as one of the completion's tokens."""
     finished = tokenizer.eos_token_id in tokens
     length = tokens.index(tokenizer.eos_token_id) if finished else len(tokens)
-    return Generated(tokenizer.decode(tokens[:length], skip_special_tokens=False), length + finished, finished)
+    return Generated(
+        tokenizer.backend_tokenizer.decode(tokens[:length], skip_special_tokens=False), length + finished, finished
+    )
