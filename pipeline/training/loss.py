@@ -9,10 +9,9 @@ at hand (as in Liger Kernel, Hsu et al. 2024, section 3.2), so nothing is comput
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from pipeline.model.linear import product
 
 CHUNK = 2**25
 """Logits held at a time: 128 MiB of float32."""
@@ -28,13 +27,13 @@ class _CrossEntropy(torch.autograd.Function):
         size = max(1, CHUNK // len(weight))
         for rows, target in zip(predictors.split(size), targets.split(size), strict=True):
             chunk = hidden.index_select(0, rows)
-            log_probabilities = torch.log_softmax(product(chunk, weight), dim=1, dtype=torch.float32)
+            log_probabilities = torch.log_softmax(F.linear(chunk, weight), dim=1, dtype=torch.float32)
             total -= log_probabilities.gather(1, target[:, None]).sum()
             difference = log_probabilities.exp_()  # softmax − one-hot, the loss's gradient in the logits
             difference[torch.arange(len(target), device=target.device), target] -= 1
             difference = difference.to(hidden.dtype)
-            hidden_gradient.index_add_(0, rows, product(difference, weight.T))
-            weight_gradient += product(difference.T, chunk.T)
+            hidden_gradient.index_add_(0, rows, difference @ weight)
+            weight_gradient += difference.T @ chunk
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total
 
