@@ -1,9 +1,9 @@
-"""x · Wᵀ, the matrix product that dense layers and the loss are made of, and its backward.
+"""x · Wᵀ, the matrix product that dense layers are made of, and its backward.
 
 Different from the textbook: on a CPU, float32 products go to oneDNN, which uses AVX-512 wherever the processor has it;
-torch's default there, MKL, does so on Intel's processors alone (two cores of an AMD EPYC: 190 against 390 GFLOP/s).
-torch gives convolutions to oneDNN, so the product is written as a convolution with kernels of one pixel over an image
-of T × 1 pixels, which lies in memory as x does.
+torch's default there, MKL, does so on Intel's processors alone (two cores of an AMD EPYC: 190 against 400 GFLOP/s).
+Forward and to the inputs by the operator that torch.compile puts in the place of linear layers; to the weights, where
+that one is slow, by the gradient of a convolution with kernels of one pixel, the same sum.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 SMALLEST = 256
 """Rows from which on oneDNN gains more than its call costs."""
 
-ROWS = 128
+ROWS = 64
 """oneDNN compiles a kernel for every shape it meets, in about 1 ms, so the number of rows must not take every value."""
 
 
@@ -28,29 +28,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def onednn_gains(x: Tensor) -> bool:
-    """Whether `products` and `product_gradients` are the faster way for x (T, D)."""
+    """Whether `product` and `weight_gradient` are the faster way for x (T, D)."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and len(x) >= SMALLEST
         and torch.backends.mkldnn.is_available()
-        and torch.get_num_threads() > 1  # with one thread torch does not hand convolutions to oneDNN
     )
 
 
-def pad_rows(x: Tensor) -> Tensor:
-    """x (T, D) with rows of zeros below it up to a multiple of ROWS."""
-    return F.pad(x, (0, 0, 0, -len(x) % ROWS))
-
-
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (T, D) · weightᵀ for weight (O, D), plus bias (O,) -> (T, O). Not differentiable."""
-    return F.conv2d(_image(x), weight[:, :, None, None], bias)[0, :, :, 0].T
+    """x (T, D) · weightᵀ for weight (O, D), plus bias (O,) -> (T, O), T a multiple of ROWS. Not differentiable."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def product_gradients(gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
-    """From the gradient (T, O) of `product` to those of x (T, D) and weight (O, D); None for what is not wanted."""
-    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """From the gradient (T, O) of `product` to that of weight (O, D), gradientᵀ · x, T a multiple of ROWS."""
+    _, of_weight, _ = torch.ops.aten.convolution_backward(
         _image(gradient),
         _image(x),
         weight[:, :, None, None],
@@ -61,9 +55,9 @@ def product_gradients(gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple
         transposed=False,
         output_padding=(0, 0),
         groups=1,
-        output_mask=(*wanted, False),
+        output_mask=(False, True, False),
     )
-    return of_x[0, :, :, 0].T if wanted[0] else None, of_weight[:, :, 0, 0] if wanted[1] else None
+    return of_weight[:, :, 0, 0]
 
 
 def _image(x: Tensor) -> Tensor:
@@ -71,17 +65,27 @@ def _image(x: Tensor) -> Tensor:
     return x.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
 
 
+def _padded(x: Tensor) -> Tensor:
+    """x (T, D) with rows of zeros below it up to a multiple of ROWS."""
+    missing = -len(x) % ROWS
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padded = pad_rows(x)
+        padded = _padded(x)
         ctx.save_for_backward(padded, weight)
         return product(padded, weight, bias)[: len(x)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        padded, weight = ctx.saved_tensors
-        of_x, of_weight = product_gradients(pad_rows(gradient), padded, weight, ctx.needs_input_grad[:2])
-        of_bias = gradient.sum(0) if ctx.needs_input_grad[2] else None
-        return None if of_x is None else of_x[: len(gradient)], of_weight, of_bias
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        padded = _padded(gradient)
+        return (
+            product(padded, weight.T)[: len(gradient)] if of_x else None,
+            weight_gradient(padded, x, weight) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )
