@@ -9,7 +9,6 @@ costs as much as a product. It copies the expert matrices, which is little where
 `grouped_experts` is torch's grouped matrix product, one kernel on a GPU and no copies; on a CPU it is the slower one.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,9 +69,10 @@ class _PaddedExperts(torch.autograd.Function):
         row_weights = x.new_zeros(len(tokens), 1)
         row_weights[slots.flatten(), 0] = weights.flatten()
         rows = x.index_select(0, tokens)
-        gate_up_rows = _products(blocks, rows, gate_up, transposed=True)
+        gate_up, down = (matrices.index_select(0, blocks.order) for matrices in (gate_up, down))
+        gate_up_rows = _products(blocks, rows, gate_up.transpose(1, 2))
         weighted = swiglu(gate_up_rows).mul_(row_weights)
-        out = _products(blocks, weighted, down, transposed=True)
+        out = _products(blocks, weighted, down.transpose(1, 2))
         ctx.blocks = blocks
         ctx.save_for_backward(gate_up, down, tokens, slots, row_weights, rows, gate_up_rows, weighted)
         return _sum_over_choices(out, slots)
@@ -84,10 +84,10 @@ class _PaddedExperts(torch.autograd.Function):
         blocks = ctx.blocks
         grad_rows = grad.index_select(0, tokens)
         unweighted_grad = _products(blocks, grad_rows, down)  # of silu(gate) · up · weight by its weight's share
-        down_grad = _outer_products(blocks, grad_rows, weighted, down)
+        down_grad = _outer_products(blocks, grad_rows, weighted)
         activation_grad = unweighted_grad * row_weights
         gate_up_rows_grad = swiglu_backward(activation_grad, gate_up_rows)
-        gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows, gate_up)
+        gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows)
         x_grad = _sum_over_choices(_products(blocks, gate_up_rows_grad, gate_up), slots)
         weights_grad = torch.linalg.vecdot(unweighted_grad, swiglu(gate_up_rows))[slots]
         return x_grad, gate_up_grad, down_grad, weights_grad, None, None, None
@@ -98,29 +98,27 @@ def _sum_over_choices(rows: Tensor, slots: Tensor) -> Tensor:
     return F.embedding_bag(slots, rows, mode="sum")
 
 
-def _blocks(blocks: Layout) -> Iterator[tuple[Tensor, slice, tuple[int, int]]]:
-    """For each height: its experts, its rows, and (blocks, height)."""
-    first_expert = first_row = 0
-    for count, height in blocks.classes:
-        rows = slice(first_row, first_row + count * height)
-        yield blocks.order[first_expert : first_expert + count], rows, (count, height)
-        first_expert, first_row = first_expert + count, rows.stop
-
-
-def _products(blocks: Layout, rows: Tensor, matrices: Tensor, transposed: bool = False) -> Tensor:
-    """Each block of rows (P, A) times its expert's matrix of (E, A, B), or of (E, B, A) if transposed -> (P, B)."""
-    out = rows.new_empty(len(rows), matrices.shape[1 if transposed else 2])
-    for experts, part, shape in _blocks(blocks):
-        chosen = matrices.index_select(0, experts)
-        chosen = chosen.transpose(1, 2) if transposed else chosen
-        torch.bmm(rows[part].unflatten(0, shape), chosen, out=out[part].unflatten(0, shape))
+def _products(blocks: Layout, rows: Tensor, matrices: Tensor) -> Tensor:
+    """Each block of rows (P, A) times its matrix of (E', A, B), those of the experts in `blocks.order` -> (P, B)."""
+    out = rows.new_empty(len(rows), matrices.shape[2])
+    matrices_of = matrices.split([count for count, _ in blocks.classes])
+    for block, matrix, product in zip(_by_height(blocks, rows), matrices_of, _by_height(blocks, out), strict=True):
+        torch.bmm(block, matrix, out=product)
     return out
 
 
-def _outer_products(blocks: Layout, left: Tensor, right: Tensor, like: Tensor) -> Tensor:
+def _outer_products(blocks: Layout, left: Tensor, right: Tensor) -> Tensor:
     """leftᵀ · right of each block, left (P, A) and right (P, B) -> (E, A, B), 0 for an expert without tokens."""
-    out = torch.empty_like(like).index_fill_(0, blocks.empty, 0.0)
-    for experts, part, shape in _blocks(blocks):
-        product = torch.bmm(left[part].unflatten(0, shape).transpose(1, 2), right[part].unflatten(0, shape))
-        out.index_copy_(0, experts, product)
-    return out
+    experts = len(blocks.order) + len(blocks.empty)
+    products = left.new_empty(len(blocks.order), left.shape[1], right.shape[1])
+    products_of = products.split([count for count, _ in blocks.classes])
+    for a, b, product in zip(_by_height(blocks, left), _by_height(blocks, right), products_of, strict=True):
+        torch.bmm(a.transpose(1, 2), b, out=product)
+    out = left.new_empty(experts, *products.shape[1:])
+    return out.index_copy_(0, blocks.order, products).index_fill_(0, blocks.empty, 0.0)
+
+
+def _by_height(blocks: Layout, rows: Tensor) -> list[Tensor]:
+    """Views of rows (P, A), one for each height: (blocks, height, A)."""
+    parts = rows.split([count * height for count, height in blocks.classes])
+    return [part.view(*shape, -1) for part, shape in zip(parts, blocks.classes, strict=True)]
