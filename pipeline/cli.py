@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.process import spin_briefly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -164,6 +165,7 @@ def _root() -> Path:
 
 
 def main() -> None:
+    spin_briefly()
     try:
         app()
     except (InputError, GateFailedError) as error:

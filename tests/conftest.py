@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.process import spin_briefly
 from tests.project import FlowProject
+
+spin_briefly()  # before any test imports torch
 
 
 @pytest.fixture
