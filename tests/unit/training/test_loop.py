@@ -106,9 +106,13 @@ def test_a_step_is_the_written_out_formula_however_it_is_cut(micro_batch_tokens:
     assert figures.predictions == sum(int(item.counts[1:].sum()) for item in items)
 
 
-def test_the_same_inputs_give_the_same_bits(tmp_path: Path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_inputs_give_the_same_bits(threads: int, tmp_path: Path):
     first, second = decoder(), decoder()
-    assert run(tmp_path / "a", first, options()) == run(tmp_path / "b", second, options())
+    settings = options(tokens_per_step=600)  # enough rows for every path that large batches take
+    torch.set_num_threads(threads)
+    assert run(tmp_path / "a", first, settings) == run(tmp_path / "b", second, settings)
+    torch.set_num_threads(1)
     assert all(torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True))
 
 
