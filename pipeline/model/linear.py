@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 SMALLEST = 256
 """Rows from which on oneDNN gains more than its call costs."""
 
-ROWS = 64
+ROWS = 256
 """oneDNN compiles a kernel for every shape it meets, in about 1 ms, so the number of rows must not take every value."""
 
 
