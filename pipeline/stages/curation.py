@@ -1,7 +1,8 @@
 """curation: sources become problems, worked traces and preference pairs, or end in the quarantine.
 
 The tables take their place among the artifacts only after the quality gates have passed; a set that failed stays under
-runs/, to be read. So does what the last accepted set was like: it is this machine's history, no function of the inputs.
+runs/, to be read. So does what the last accepted set of these sources was like: it is this machine's history, no
+function of the inputs. Other sources are another data set, and their difference is no drift.
 """
 
 import shutil
@@ -21,7 +22,8 @@ from pipeline.params import Params
 
 def run(params: Params, job: Job) -> dict[str, float]:
     check_pins(params.curation.sources, job.root)
-    candidate, rejected, accepted = (job.runs / name for name in ("candidate", "rejected", "accepted.json"))
+    candidate, rejected = job.runs / "candidate", job.runs / "rejected"
+    accepted = job.runs / "accepted" / f"{'+'.join(sorted(source.name for source in params.curation.sources))}.json"
     with atomic_folder(candidate) as folder:
         metrics = curate(
             params.curation, seed=params.seed, held_out=params.held_out, root=job.root, folder=folder

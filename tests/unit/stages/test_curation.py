@@ -16,8 +16,9 @@ pytestmark = pytest.mark.slow  # Great Expectations takes seconds to import
 TABLES = {"problems.parquet", "traces.parquet", "pairs.parquet", "quarantine.parquet"}
 
 
-def params(**gates: Any) -> Params:
-    generated = {"kind": "generated", "name": "made", "problems": 200, "families": {"sum": 0.6, "reverse": 0.4}}
+def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
+    families = {"sum": 0.6, "reverse": 0.4}
+    generated = {"kind": "generated", "name": "made", "problems": 200, "families": families} | (source or {})
     training = {"steps": 1, "tokens_per_step": 1, "learning_rate": 1e-3}
     return Params.model_validate(
         {
@@ -52,3 +53,11 @@ def test_rejected_set_stays_out_of_the_artifacts(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "runs" / "curation" / "rejected").iterdir()} == TABLES
     curation.run(params(), job(tmp_path))
     assert not (tmp_path / "runs" / "curation" / "rejected").exists()
+
+
+def test_drift_is_measured_against_the_last_set_of_the_same_sources(tmp_path: Path) -> None:
+    curation.run(params(), job(tmp_path))
+    others = {"families": {"count": 1.0}}
+    curation.run(params(others | {"name": "others"}), job(tmp_path))
+    with pytest.raises(GateFailedError, match="drift: .*task_drift"):
+        curation.run(params(others), job(tmp_path))
