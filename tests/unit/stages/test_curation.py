@@ -59,5 +59,5 @@ def test_drift_is_measured_against_the_last_set_of_the_same_sources(tmp_path: Pa
     curation.run(params(), job(tmp_path))
     others = {"families": {"count": 1.0}}
     curation.run(params(others | {"name": "others"}), job(tmp_path))
-    with pytest.raises(GateFailedError, match="drift: .*task_drift"):
+    with pytest.raises(GateFailedError, match=r"drift: .*task_drift"):
         curation.run(params(others), job(tmp_path))
