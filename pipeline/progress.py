@@ -13,10 +13,11 @@ REPORT_SECONDS = 15.0  # between two lines where the output is no terminal
 class Progress:
     """Counts `unit`s up to `total`. On a terminal it is a bar; in a log file it is a line now and then."""
 
-    def __init__(self, title: str, *, total: int, unit: str) -> None:
+    def __init__(self, title: str, *, total: int, unit: str, done: int = 0) -> None:
+        """`done` are done already, by an earlier attempt: they do not count for the rate."""
         self._console = Console(stderr=True)
         self._title, self._total, self._unit = title, total, unit
-        self._done = 0
+        self._done, self._before = done, done
         self._started = self._reported = time.monotonic()
         self._bar = RichProgress(
             TextColumn("{task.description}"),
@@ -29,7 +30,7 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=total, rate="")
+        self._task = self._bar.add_task(title, total=total, completed=done, rate="")
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -44,8 +45,8 @@ class Progress:
         """`count` more are done; `note` stands beside the rate."""
         self._done += count
         now = time.monotonic()
-        rate = self._done / max(now - self._started, 1e-9)
-        text = f"{rate:,.0f} {self._unit}/s {note}".rstrip()
+        rate = (self._done - self._before) / max(now - self._started, 1e-9)
+        text = f"{rate:,.1f} {self._unit}/s {note}".rstrip()
         self._bar.update(self._task, completed=self._done, rate=text)
         if not self._console.is_terminal and now - self._reported >= REPORT_SECONDS:
             self._reported = now

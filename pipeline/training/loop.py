@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from pipeline.job import Log
@@ -23,6 +21,7 @@ from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss, expert_load
 from pipeline.params import Training
+from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.engine import Engine, TorchEngine
@@ -103,15 +102,14 @@ def train(
     steps = Steps(examples, options.tokens_per_step, seed)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
-    with _progress_bar() as bar:
-        task = bar.add_task(title, total=options.steps, completed=summary.steps, figures="")
+    with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()
             figures = train_step(engine, model, steps[step], options, step)
             seconds = time.perf_counter() - start
             summary = _advance(summary, figures)
             log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
-            bar.update(task, advance=1, figures=f"loss {summary.loss:.3f}  {figures.tokens / seconds:,.0f} tokens/s")
+            progress.advance(1, f"loss {summary.loss:.3f} {figures.tokens / seconds:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
     model.eval()
@@ -165,14 +163,3 @@ def _advance(before: Summary, figures: Figures) -> Summary:
         loss=smoothed if before.steps else figures.loss,
         imbalance=figures.imbalance,
     )
-
-
-def _progress_bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True))
