@@ -52,5 +52,7 @@ class Progress:
             self._reported = now
             left = (self._total - self._done) / max(rate, 1e-9)
             self._console.print(
-                f"{self._title}: {self._done}/{self._total} · {text} · {left:.0f} s left", highlight=False
+                f"{self._title}: {self._done}/{self._total} · {text} · {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
             )
