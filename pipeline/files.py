@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,5 +72,9 @@ def digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     entries = sorted(entry for entry in path.rglob("*") if entry.is_file() and "__pycache__" not in entry.parts)
-    listing = "".join(f"{entry.relative_to(path).as_posix()}\0{digest(entry)}\n" for entry in entries)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return listing_digest((entry.relative_to(path).as_posix(), digest(entry)) for entry in entries)
+
+
+def listing_digest(entries: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 (hex) of names and what tells their contents apart, in the given order."""
+    return hashlib.sha256("".join(f"{name}\0{content}\n" for name, content in entries).encode()).hexdigest()

@@ -4,14 +4,13 @@ DVC cannot watch files that only params name. A digest in params it does see: wh
 the digest, and with that the stage runs again. Nothing is read before every pin holds.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.data.sources import local_files
 from pipeline.errors import InputError
-from pipeline.files import digest
+from pipeline.files import digest, listing_digest
 from pipeline.params import FileSource, HubSource, Source
 from pipeline.store import open_store
 
@@ -45,11 +44,11 @@ def path_digest(path: str, root: Path) -> str:
         tags = open_store(f"s3://{bucket}").tags(key)
         if not tags:
             raise InputError(f"{path}: nothing there")
-        return _listing([(key, tags[key])] if key in tags else tags.items())
+        return listing_digest([(key, tags[key])] if key in tags else tags.items())
     files = local_files(path, root)
     if len(files) == 1:
         return digest(files[0][0])
-    return _listing((name, digest(file)) for file, name in files)
+    return listing_digest((name, digest(file)) for file, name in files)
 
 
 def _digest_at(key: str, path: str, root: Path) -> str:
@@ -57,10 +56,6 @@ def _digest_at(key: str, path: str, root: Path) -> str:
         return path_digest(path, root)
     except InputError as error:
         raise InputError(f"{key}: {error}") from error
-
-
-def _listing(entries: Iterable[tuple[str, str]]) -> str:
-    return hashlib.sha256("".join(f"{name}\0{content}\n" for name, content in entries).encode()).hexdigest()
 
 
 def _compare(key: str, expected: str | None, found: str, what: str) -> None:

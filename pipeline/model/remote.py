@@ -3,12 +3,11 @@
 Only the files that a checkpoint is made of travel and count; code beside the weights is neither fetched nor run.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, digest
+from pipeline.files import atomic_folder, digest, listing_digest
 from pipeline.store import open_store
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
@@ -17,10 +16,10 @@ TIMEOUT_S = 30.0
 
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 (hex) over names and contents of a checkpoint's files; what params.base.digest has to say."""
-    files = sorted({file.name: file for pattern in PATTERNS for file in folder.glob(pattern)}.items())
+    files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
     if not files:
         raise InputError(f"{folder}: holds none of {', '.join(PATTERNS)}: not a checkpoint")
-    return hashlib.sha256("".join(f"{name}\0{digest(file)}\n" for name, file in files).encode()).hexdigest()
+    return listing_digest((file.name, digest(file)) for file in files)
 
 
 def fetch(source: str, revision: str | None, expected: str, to: Path) -> Path:
