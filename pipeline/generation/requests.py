@@ -1,0 +1,33 @@
+"""What goes into the rollout engine and what comes out of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.params import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to complete `samples` times. The prompt goes through the model once for all of them."""
+
+    prompt: tuple[int, ...]  # token ids, at least one
+    samples: int
+    sampling: Sampling
+    identity: str  # with seed and sample number it fixes the random numbers, and so the text: a problem's id, say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One finished sample of n ≥ 1 tokens after a prompt of p."""
+
+    request: int  # place of its request in the order of submission, from 0
+    number: int  # which of the request's samples, from 0
+    tokens: np.ndarray  # (n,) int64; the end token is one of them where the model ended by itself
+    log_probabilities: np.ndarray  # (n,) float32: of each token under the model at the sampling temperature, before
+    # top-p, top-k and min-p cut the distribution; at temperature 1 where that is 0
+    text: str  # without the end token, and cut before a stop string
+    finish: Literal["end", "stop", "length"]  # by the end token, by a stop string, by the token limit
+    experts: np.ndarray | None = None  # (p + n − 1, mixture layers, k) int16, if asked for: the choice of every token
+    # that went through the model, prompt included; the last token never does
