@@ -15,7 +15,7 @@ from pipeline.errors import GateFailedError, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import PARAMS_FILE, Job, identity, project_root, require_stage
 from pipeline.params import Params, load_params
-from pipeline.process import die_with_parent, exit_on_signals, spin_briefly
+from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, spin_briefly
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent()
     exit_on_signals()
     spin_briefly()
+    keep_freed_memory()
     try:
         if len(arguments) != 1:
             raise InputError("usage: python -m pipeline STAGE")

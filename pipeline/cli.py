@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import GateFailedError, InputError, exit_code
-from pipeline.process import spin_briefly
+from pipeline.process import keep_freed_memory, spin_briefly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -166,6 +166,7 @@ def _root() -> Path:
 
 def main() -> None:
     spin_briefly()
+    keep_freed_memory()
     try:
         app()
     except (InputError, GateFailedError) as error:

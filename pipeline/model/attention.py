@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.model import native
 from pipeline.model.config import ModelConfig
 from pipeline.model.packed import packed_attention
 from pipeline.model.parts import LatentAttention
-from pipeline.model.ragged import layout
-from pipeline.model.short import LONGEST, HeadRows, head_rows, short_attention
+from pipeline.model.ragged import Layout, layout
+from pipeline.model.short import LONGEST, short_attention
 
 
 class AttentionContext(Protocol):
@@ -36,16 +37,15 @@ class PackedSequences:
         if not lengths or min(lengths) < 1:
             raise ValueError(f"lengths = {list(lengths)}: must name at least one sequence, each of at least one token")
         self.lengths = tuple(lengths)
-        self._blocks = layout(torch.tensor(lengths))
-        self._rows: HeadRows | None = None
+        self._begins = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+        self._blocks: Layout | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         assert len(query) == sum(self.lengths), f"{len(query)} tokens for sequences of {sum(self.lengths)}"
-        if query.device.type == "cpu" and max(self.lengths) <= LONGEST:
-            self._rows = self._rows or head_rows(self._blocks, query.shape[1])  # the same in every layer
-            return short_attention(query, key, value, scale, self._rows)
-        if self._blocks.source.device != query.device:
-            self._blocks = self._blocks.to(query.device)
+        if max(self.lengths) <= LONGEST and native.usable(query, key, value):
+            return short_attention(query, key, value, scale, self._begins)
+        if self._blocks is None:  # the same in every layer
+            self._blocks = layout(torch.tensor(self.lengths)).to(query.device)
         return packed_attention(query, key, value, scale, self._blocks)
 
 

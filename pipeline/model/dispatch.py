@@ -2,7 +2,8 @@
 
 Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows with padding.
 Different from the textbook, which loops over the experts: a few hundred small products would cost more in starting than
-in computing. Two ways, equal but for rounding:
+in computing. Three ways, equal but for rounding:
+`native_experts`, in float32 on a CPU, is one call of kernels.cpp for all of a layer's experts.
 `padded_experts` gives each expert's tokens a block of one of few heights (`ragged.layout`) and multiplies all blocks of
 a height in one batched product; its backward is written out, because each pass over the rows that autograd would add
 costs as much as a product. It copies the expert matrices, which is little where they are small.
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.kernels import swiglu, swiglu_backward
+from pipeline.model import native
+from pipeline.model.kernels import plain_swiglu, swiglu_backward
 from pipeline.model.ragged import Layout, layout
 
 
@@ -27,8 +29,35 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    if native.usable(x, gate_up, down, weights):
+        return _NativeExperts.apply(x, gate_up, down, weights, experts)
     compute = grouped_experts if x.is_cuda else padded_experts
     return compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
+
+
+class _NativeExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        x, weights, experts = x.contiguous(), weights.contiguous(), experts.contiguous()
+        count, hidden, size = down.shape
+        order, slots, starts = torch.empty_like(experts), torch.empty_like(experts), experts.new_empty(count + 2)
+        native.call("experts_plan", experts.numel(), count, experts, order, slots, starts)
+        saved = x.new_empty(2 * size * int(starts[-1]))
+        rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
+        ctx.shape = (*experts.shape, hidden, size, count)
+        given = (x, gate_up, down, weights, order, slots, starts, saved)
+        native.call("experts", *ctx.shape, *given, rows, out)
+        ctx.save_for_backward(*given)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        given = ctx.saved_tensors
+        gradients = [torch.empty_like(tensor) for tensor in given[:4]]  # of x, gate_up, down, weights
+        rows = grad.new_empty(given[4].numel(), grad.shape[1])
+        native.call("experts_backward", *ctx.shape, *given, rows, grad.contiguous(), *gradients)
+        return (*gradients, None)
 
 
 def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
@@ -36,7 +65,7 @@ def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, w
     order = experts.flatten().argsort(stable=True)
     ends = torch.bincount(experts.flatten(), minlength=len(down)).cumsum(0).to(torch.int32)
     rows = x[order // experts.shape[1]]
-    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * weights.flatten()[order, None]
+    hidden = plain_swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * weights.flatten()[order, None]
     out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
     return torch.empty_like(out).index_copy(0, order, out).unflatten(0, experts.shape).sum(1)
 
@@ -71,7 +100,7 @@ class _PaddedExperts(torch.autograd.Function):
         rows = x.index_select(0, tokens)
         gate_up, down = (matrices.index_select(0, blocks.order) for matrices in (gate_up, down))
         gate_up_rows = _products(blocks, rows, gate_up.transpose(1, 2))
-        weighted = swiglu(gate_up_rows).mul_(row_weights)
+        weighted = plain_swiglu(gate_up_rows).mul_(row_weights)
         out = _products(blocks, weighted, down.transpose(1, 2))
         ctx.blocks = blocks
         ctx.save_for_backward(gate_up, down, tokens, slots, row_weights, rows, gate_up_rows, weighted)
@@ -89,7 +118,7 @@ class _PaddedExperts(torch.autograd.Function):
         gate_up_rows_grad = swiglu_backward(activation_grad, gate_up_rows)
         gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows)
         x_grad = _sum_over_choices(_products(blocks, gate_up_rows_grad, gate_up), slots)
-        weights_grad = torch.linalg.vecdot(unweighted_grad, swiglu(gate_up_rows))[slots]
+        weights_grad = torch.linalg.vecdot(unweighted_grad, plain_swiglu(gate_up_rows))[slots]
         return x_grad, gate_up_grad, down_grad, weights_grad, None, None, None
 
 

@@ -6,15 +6,22 @@ Source: DeepSeek-V3 report (arXiv 2412.19437) sections 2.1.2 and 2.1.3; Qwen3's 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pipeline.errors import InputError
+from pipeline.model import native
 from pipeline.model.dispatch import run_experts
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
+
+
+MOST_EXPERTS = 1024
+"""That kernels.cpp chooses among."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,27 @@ class Router(nn.Module):
 
     def _choose(self, scores: Tensor) -> Tensor:
         mixture = self.mixture
-        if mixture.scoring == "sigmoid":
-            scores = scores + self.e_score_correction_bias
-        if mixture.top_groups < mixture.groups:
-            # Only the groups with the largest sum of their two best experts may be chosen from.
-            grouped = scores.unflatten(1, (mixture.groups, -1))
-            best = grouped.topk(2, dim=-1).values.sum(-1).topk(mixture.top_groups).indices
-            allowed = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, True)
-            scores = grouped.masked_fill(~allowed.unsqueeze(-1), -torch.inf).flatten(1)
-        return scores.topk(mixture.top_k).indices
+        bias = self.e_score_correction_bias if mixture.scoring == "sigmoid" else None
+        return choose_experts(scores, bias, mixture.top_k, mixture.groups, mixture.top_groups)
+
+
+def choose_experts(scores: Tensor, bias: Tensor | None, top_k: int, groups: int = 1, top_groups: int = 1) -> Tensor:
+    """The k experts (T, k) with the largest scores (T, E) plus bias (E,).
+
+    Only the `top_groups` of `groups` with the largest sum of their two best experts may be chosen from.
+    """
+    if native.usable(scores) and scores.shape[1] <= MOST_EXPERTS:
+        chosen = scores.new_empty(len(scores), top_k, dtype=torch.int64)
+        native.call("choose_experts", *scores.shape, top_k, groups, top_groups, scores.contiguous(), bias, chosen)
+        return chosen
+    if bias is not None:
+        scores = scores + bias
+    if top_groups < groups:
+        grouped = scores.unflatten(1, (groups, -1))
+        best = grouped.topk(2, dim=-1).values.sum(-1).topk(top_groups).indices
+        allowed = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, True)
+        scores = grouped.masked_fill(~allowed.unsqueeze(-1), -torch.inf).flatten(1)
+    return scores.topk(top_k).indices
 
 
 class Experts(nn.Module):
@@ -120,10 +139,26 @@ def balance_loss(routing: Sequence[Routing], lengths: Sequence[int]) -> Tensor:
 def _layer_balance_loss(routing: Routing, sequence: Tensor, sizes: Tensor) -> Tensor:
     scores, top_k = routing.scores, routing.experts.shape[1]
     experts = scores.shape[1]
-    chosen = scores.detach().topk(top_k).indices + sequence[:, None] * experts
+    chosen = choose_experts(scores.detach(), None, top_k) + sequence[:, None] * experts
     counts = torch.bincount(chosen.flatten(), minlength=len(sizes) * experts).view(len(sizes), experts)
     share = counts * experts / (top_k * sizes[:, None])  # f, eq. 18
     # Σ_i f_i P_i per sequence is the mean over its tokens of Σ_i f_i s'_i: no need to form P.
-    normalised = scores / scores.sum(-1, keepdim=True)  # s', eq. 19
-    per_token = (normalised * share[sequence]).sum(-1)
+    per_token = _NormalisedDot.apply(scores, share.index_select(0, sequence))
     return (per_token / sizes[sequence]).sum() / len(sizes)
+
+
+class _NormalisedDot(torch.autograd.Function):
+    """Σ_i f_i s'_i of each token with s' = s / Σ s (eq. 19), for s and f (T, E); the gradient of s in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, share: Tensor) -> Tensor:
+        total = scores.sum(-1)
+        dot = torch.linalg.vecdot(scores, share) / total
+        ctx.save_for_backward(share, total, dot)
+        return dot
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        share, total, dot = ctx.saved_tensors
+        return (share - dot[:, None]).mul_((grad / total)[:, None]), None

@@ -1,6 +1,7 @@
 """Elementwise parts of the decoder, with a backward of their own where autograd makes too many passes over memory.
 
-At a few hundred hidden dimensions these passes, not the matrix products, are most of a step.
+At a few hundred hidden dimensions these passes, not the matrix products, are most of a step. In float32 on a CPU each
+is one pass of kernels.cpp; elsewhere the same by torch's operators.
 """
 
 from typing import Any
@@ -10,13 +11,40 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.model import native
+
+PARTIAL_ROWS = 256
+"""Rows that kernels.cpp sums at a time into the gradient of a norm's weight."""
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension of x (..., D), computed in float32 or wider.
 
     Source: arXiv 1910.07467.
     """
-    return _RMSNorm.apply(x, weight, eps)
+    norm = _NativeRMSNorm if native.usable(x, weight) else _RMSNorm
+    return norm.apply(x, weight, eps)
+
+
+class _NativeRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        out, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
+        native.call("rms_norm", scale.numel(), x.shape[-1], eps, x, weight, out, scale)
+        ctx.save_for_backward(x, weight, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        x_grad = torch.empty_like(x)
+        partial = x.new_empty(-(-scale.numel() // PARTIAL_ROWS), x.shape[-1])
+        native.call(
+            "rms_norm_backward", scale.numel(), x.shape[-1], x, weight, scale, grad.contiguous(), x_grad, partial
+        )
+        return x_grad, partial.sum(0), None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -45,12 +73,35 @@ class _RMSNorm(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up for gate_up = [gate | up] (..., 2I) -> (..., I); arXiv 2002.05202."""
+    return _SwiGLU.apply(gate_up) if native.usable(gate_up) else plain_swiglu(gate_up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
+        ctx.save_for_backward(gate_up)
+        out = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+        native.call("swiglu", out.numel() // out.shape[-1], out.shape[-1], gate_up, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        out = torch.empty_like(gate_up)
+        native.call("swiglu_backward", grad.numel() // grad.shape[-1], grad.shape[-1], gate_up, grad.contiguous(), out)
+        return out
+
+
+def plain_swiglu(gate_up: Tensor) -> Tensor:
+    """`swiglu` by torch's operators."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def swiglu_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
-    """From the gradient (..., I) of `swiglu` to that of gate_up (..., 2I)."""
+    """From the gradient (..., I) of `plain_swiglu` to that of gate_up (..., 2I)."""
     gate, up = gate_up.chunk(2, dim=-1)
     out = torch.empty_like(gate_up)
     gate_grad, up_grad = out.chunk(2, dim=-1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.model import native
 from pipeline.model.parts import Rope
 
 
@@ -90,17 +91,23 @@ class _Rotation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
         ctx.save_for_backward(turns)
         ctx.interleaved = interleaved
-        return _rotated(x, turns, interleaved)
+        return _rotated(x, turns, interleaved, back=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (turns,) = ctx.saved_tensors
-        return _rotated(grad, turns.conj(), ctx.interleaved), None, None
+        return _rotated(grad, turns, ctx.interleaved, back=True), None, None
 
 
-def _rotated(x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
-    plain, rotary = x.tensor_split([x.shape[-1] - 2 * turns.shape[-1]], dim=-1)
+def _rotated(x: Tensor, turns: Tensor, interleaved: bool, back: bool) -> Tensor:
+    pairs = turns.shape[-1]
+    if native.usable(x):
+        x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        native.call("rotate", *x.shape, pairs, interleaved, back, x, torch.view_as_real(turns), out)
+        return out
+    turns = turns.conj() if back else turns
+    plain, rotary = x.tensor_split([x.shape[-1] - 2 * pairs], dim=-1)
     rotary = rotary.to(turns.real.dtype).contiguous()
     if interleaved:
         turned = torch.view_as_real(torch.view_as_complex(rotary.unflatten(-1, (-1, 2))) * turns).flatten(-2)

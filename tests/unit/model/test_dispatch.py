@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.model.dispatch import grouped_experts, padded_experts
+from pipeline.model.dispatch import grouped_experts, padded_experts, run_experts
 
 
 def looped(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
@@ -60,6 +60,21 @@ def test_grouped_products_are_the_padded_ones(top_k: int) -> None:
     torch.testing.assert_close(*outputs)
     for pair in zip(*(torch.autograd.grad(output.sin().sum(), inputs) for output in outputs), strict=True):
         torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 300), st.integers(2, 9), st.integers(1, 2), st.integers(0, 2**16))
+def test_float32_kernels_are_the_padded_products(tokens: int, experts: int, top_k: int, seed: int) -> None:
+    (x, gate_up, down, weights), chosen = arguments(tokens, experts, top_k, seed)
+    inputs = (x, gate_up, down, weights)
+    narrow = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    ours, theirs = run_experts(*narrow[:3], chosen, narrow[3]), padded_experts(*inputs[:3], chosen, weights)
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-3, rtol=1e-4)
+    gradient = torch.ones_like(theirs)
+    for mine, expected in zip(
+        torch.autograd.grad(ours, narrow, gradient.float()), torch.autograd.grad(theirs, inputs, gradient), strict=True
+    ):
+        torch.testing.assert_close(mine.double(), expected, atol=1e-2, rtol=1e-3)
 
 
 def test_a_token_does_not_depend_on_its_company() -> None:

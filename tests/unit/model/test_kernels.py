@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.kernels import rms_norm, swiglu, swiglu_backward
+from pipeline.model.kernels import plain_swiglu, rms_norm, swiglu, swiglu_backward
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,5 +32,25 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32() -> None:
 def test_written_out_gradient_of_swiglu_is_autograds() -> None:
     gate_up = random(9, 14)
     gradient = random(9, 7, seed=2).detach()
-    (expected,) = torch.autograd.grad(swiglu(gate_up), gate_up, gradient)
+    (expected,) = torch.autograd.grad(plain_swiglu(gate_up), gate_up, gradient)
     torch.testing.assert_close(swiglu_backward(gradient, gate_up.detach()), expected)
+
+
+@pytest.mark.parametrize("width", [1, 8, 16, 50, 128])
+@pytest.mark.parametrize("rows", [1, 7, 700])
+def test_float32_kernels_are_torchs_operators(rows: int, width: int) -> None:
+    x, weight, gradient = (random(*shape).detach() for shape in ((rows, 2 * width), (2 * width,), (rows, 2 * width)))
+    for ours, theirs, inputs in (
+        (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, (2 * width,), w, 1e-5), (x, weight)),
+        (swiglu, plain_swiglu, (8 * x,)),
+    ):
+        narrow = [part.float().requires_grad_() for part in inputs]
+        wide = [part.clone().requires_grad_() for part in inputs]
+        mine, reference = ours(*narrow), theirs(*wide)
+        torch.testing.assert_close(mine.double(), reference, atol=1e-5, rtol=1e-5)
+        flow = gradient[..., : mine.shape[-1]]
+        pairs = zip(
+            torch.autograd.grad(mine, narrow, flow.float()), torch.autograd.grad(reference, wide, flow), strict=True
+        )
+        for a, b in pairs:
+            torch.testing.assert_close(a.double(), b, atol=2e-4, rtol=1e-4)

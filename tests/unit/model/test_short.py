@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.model.packed import packed_attention
 from pipeline.model.ragged import layout
-from pipeline.model.short import LONGEST, head_rows, short_attention
+from pipeline.model.short import LONGEST, short_attention
 
 SCALE = 0.3
 
@@ -20,16 +20,18 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) ->
 
 
 @pytest.mark.parametrize("shared", [1, 2, 4], ids=lambda shared: f"{shared} query heads a key head")
-@pytest.mark.parametrize("lengths", [[1], [5, 5], [40, 3, 1, 33, 17, 9], [LONGEST, 2], [LONGEST + 60, 7]], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [[1], [5, 5], [40, 3, 1, 33, 17, 9], [LONGEST, 2], [16, 15, 17], [LONGEST + 60, 7]], ids=str
+)
 def test_both_kernels_are_attention_inside_each_sequence(lengths: list[int], shared: int):
     generator = torch.Generator().manual_seed(0)
     shapes = ((4, 8), (4 // shared, 8), (4 // shared, 6))
     inputs = [torch.randn(sum(lengths), *shape, generator=generator, requires_grad=True) for shape in shapes]
     gradient = torch.randn(sum(lengths), 4, 6, generator=generator)
     expected = one_by_one(*inputs, lengths)
-    blocks = layout(torch.tensor(lengths))
+    blocks, begins = layout(torch.tensor(lengths)), F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
     for attended in (
-        short_attention(*inputs, SCALE, head_rows(blocks, heads=4)),
+        short_attention(*inputs, SCALE, begins),
         packed_attention(*inputs, SCALE, blocks),
     ):
         torch.testing.assert_close(attended, expected)

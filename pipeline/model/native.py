@@ -1,0 +1,112 @@
+"""kernels.cpp, compiled for this machine's processor at first use and kept beside Python's own byte code.
+
+Without a C++ compiler, or on an accelerator, the decoder computes the same by torch's operators: on CPUs several times
+slower, and one warning says so (`r1flow doctor` too).
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from importlib.util import cache_from_source
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.files import atomic_file
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+# Vectors of the processor at hand, fused multiply-adds, and no care for errno or floating-point traps, which
+# would keep loops from becoming vector code. Nothing here reorders a sum.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fPIC", "-fopenmp", "-Wno-psabi", "-Wno-ignored-attributes"),
+)
+BUILD_SECONDS = 120
+
+logger = logging.getLogger(__name__)
+
+
+class CannotBuildError(Exception):
+    """Why there are no kernels on this machine."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be built; says why once."""
+    try:
+        return ctypes.CDLL(str(build()))
+    except CannotBuildError as error:
+        logger.warning("no CPU kernels: %s; models run by torch's operators, several times slower", error)
+        return None
+
+
+def build() -> Path:
+    """Compile kernels.cpp unless that was done already. Raises CannotBuildError with the reason."""
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise CannotBuildError(f"no C++ compiler ({', '.join(COMPILERS)})")
+    # OpenMP's threads are torch's own where torch brings its library along: two pools would keep each other waiting.
+    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    link = [str(openmp[0]), f"-Wl,-rpath,{openmp[0].parent}"] if openmp else ["-fopenmp"]
+    key = hashlib.sha256()
+    for part in (SOURCE.read_bytes(), compiler.encode(), *map(str.encode, FLAGS), *map(str.encode, link), _processor()):
+        key.update(part + b"\0")
+    target = Path(cache_from_source(str(SOURCE.with_suffix(".py")))).with_name(f"kernels-{key.hexdigest()[:16]}.so")
+    if target.is_file():
+        return target
+    try:
+        with atomic_file(target) as temporary:
+            _run(compiler, *FLAGS, "-shared", str(SOURCE), "-o", str(temporary), *link)
+    except OSError as error:
+        raise CannotBuildError(str(error)) from error
+    return target
+
+
+def _run(*command: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise CannotBuildError(f"{command[0]} took more than {BUILD_SECONDS} s") from None
+    if done.returncode != 0:
+        raise CannotBuildError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
+
+
+def _processor() -> bytes:
+    """What code for this processor must not be taken for by another one that shares the folder."""
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return platform.processor().encode()
+    lines = information.read_bytes().splitlines()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels take these: float32 on the CPU, outside autocast, and the kernels are there."""
+    return (
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and library() is not None
+    )
+
+
+def call(function: str, *arguments: Tensor | int | float | None) -> None:
+    """Call a kernel: its number of threads comes first, tensors go as pointers to contiguous memory, None as null."""
+    kernels = library()
+    assert kernels is not None
+    getattr(kernels, function)(torch.get_num_threads(), *map(_argument, arguments))
+
+
+def _argument(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous()
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
