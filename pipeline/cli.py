@@ -151,6 +151,21 @@ def bench_sft(
     _show(measure(model, batch, steps, dtype.value), as_json)
 
 
+@bench.command("generate")
+def bench_generate(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="A checkpoint with its tokenizer.")],
+    prompts: Annotated[int, typer.Option(min=1)] = 32,
+    group: Annotated[int, typer.Option(min=1, help="Completions per prompt.")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="At most, per completion.")] = 64,
+    dtype: Dtype = Dtype.float32,
+    as_json: Json = False,
+) -> None:
+    """Generation of groups of completions: tokens and samples a second."""
+    from pipeline.bench.generation import run as measure
+
+    _show(measure(model, prompts, group, new_tokens, dtype.value), as_json)
+
+
 @bench.command("curation")
 def bench_curation(rows: int = 100_000, as_json: Json = False) -> None:
     """Curation of generated rows: seconds and peak memory."""

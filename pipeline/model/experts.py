@@ -19,7 +19,6 @@ from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
 
-
 MOST_EXPERTS = 1024
 """That kernels.cpp chooses among."""
 

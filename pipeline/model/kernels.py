@@ -22,16 +22,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Source: arXiv 1910.07467.
     """
-    norm = _NativeRMSNorm if native.usable(x, weight) else _RMSNorm
-    return norm.apply(x, weight, eps)
+    native_gains = native.usable(x, weight)
+    if not torch.is_grad_enabled():  # nothing to record, and recording costs as much as the norm of a few rows
+        return (_native_normed if native_gains else _normed)(x, weight, eps)[0]
+    return (_NativeRMSNorm if native_gains else _RMSNorm).apply(x, weight, eps)
+
+
+def _native_normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and the factor of each row."""
+    x = x.contiguous()
+    out, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
+    native.call("rms_norm", scale.numel(), x.shape[-1], eps, x, weight, out, scale)
+    return out, scale
 
 
 class _NativeRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
-        out, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
-        native.call("rms_norm", scale.numel(), x.shape[-1], eps, x, weight, out, scale)
+        out, scale = _native_normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return out
 
@@ -47,14 +56,20 @@ class _NativeRMSNorm(torch.autograd.Function):
         return x_grad, partial.sum(0), None
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and the factor of each row."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    scale = mean_square.add_(eps).rsqrt_()
+    return (wide * scale).mul_(weight).to(x.dtype), scale
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean_square.add_(eps).rsqrt_()
+        normed, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
+        return normed
 
     @staticmethod
     @once_differentiable

@@ -21,8 +21,16 @@ SMALLEST = 32
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear for x (T, D) and weight (O, D) -> (T, O)."""
     if len(x) >= SMALLEST and native.usable(x, weight):
+        if not torch.is_grad_enabled():  # nothing to record, and recording costs as much as a small product
+            return _product(x.contiguous(), weight.contiguous(), bias)
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = x.new_empty(len(x), len(weight))
+    native.call("linear", *x.shape, len(weight), x, weight, bias, out)
+    return out
 
 
 class _Linear(torch.autograd.Function):
@@ -30,9 +38,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
-        out = x.new_empty(len(x), len(weight))
-        native.call("linear", *x.shape, len(weight), x, weight, bias, out)
-        return out
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
