@@ -20,7 +20,7 @@ SMALLEST = 32
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear for x (T, D) and weight (O, D) -> (T, O)."""
-    if len(x) >= SMALLEST and native.usable(x, weight):
+    if x.ndim == 2 and len(x) >= SMALLEST and native.usable(x, weight):
         if not torch.is_grad_enabled():  # nothing to record, and recording costs as much as a small product
             return _product(x.contiguous(), weight.contiguous(), bias)
         return _Linear.apply(x, weight, bias)
