@@ -16,7 +16,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.files import atomic_file
 
@@ -88,9 +88,14 @@ def _processor() -> bytes:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these: float32 on the CPU, outside autocast, and the kernels are there."""
+    """Whether the kernels take these: float32 in the CPU's memory, outside autocast, and the kernels are there."""
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        all(
+            tensor.device.type == "cpu"
+            and tensor.dtype == torch.float32
+            and type(tensor) in (Tensor, nn.Parameter)  # subclasses may have no memory of their own
+            for tensor in tensors
+        )
         and not torch.is_autocast_enabled("cpu")
         and library() is not None
     )
