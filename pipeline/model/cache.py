@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.model import native
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
@@ -151,7 +152,8 @@ def latent_attention(query: Tensor, cache: Tensor, lengths: Tensor, rank: int, s
     query (B, H, C + R) in latent space, cache (B, L, C + R), lengths (B,) int64 the latents that a row looks at, at
     least 1 -> (B, H, C), the latents mixed by their weights; rank = C.
     """
-    return _attention(query, cache, cache[..., :rank], lengths, scale)
+    keys = cache.unsqueeze(1)
+    return grouped_attention(query, keys, keys[..., :rank], lengths, scale)
 
 
 def grouped_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
@@ -159,16 +161,24 @@ def grouped_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tens
 
     query (B, H, d), keys (B, G, L, d), values (B, G, L, e), lengths (B,) -> (B, H, e).
     """
-    rows, groups = keys.shape[:2]
+    if native.usable(query, keys, values) and keys.stride() == values.stride():
+        query, out = query.contiguous(), query.new_empty(*query.shape[:2], values.shape[3])
+        widths = (query.shape[1], keys.shape[1], query.shape[2], values.shape[3])
+        strides = keys.stride()[:3]
+        cache = (native.strided(keys), native.strided(values))
+        native.call("attention_over_cache", len(query), *widths, scale, *strides, lengths, query, *cache, out)
+        return out
+    return _attention_over_cache(query, keys, values, lengths, scale)
+
+
+def _attention_over_cache(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
+    """`grouped_attention` by torch's operators."""
+    rows, groups, longest, _ = keys.shape
     shared = query.unflatten(1, (groups, -1)).flatten(0, 1)  # (B · G, H / G, d)
-    out = _attention(shared, keys.flatten(0, 1), values.flatten(0, 1), lengths.repeat_interleave(groups), scale)
-    return out.reshape(rows, query.shape[1], -1)
-
-
-def _attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float) -> Tensor:
-    """query (N, h, d), keys (N, L, d), values (N, L, e), lengths (N,) -> (N, h, e)."""
-    keys, values = keys.to(query.dtype), values.to(query.dtype)
-    unseen = torch.arange(keys.shape[1], device=query.device) >= lengths[:, None]
+    keys, values = (part.flatten(0, 1).to(query.dtype) for part in (keys, values))  # (B · G, L, d and e)
+    unseen = torch.arange(longest, device=query.device) >= lengths[:, None]
     mask = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device).masked_fill_(unseen, -torch.inf)
-    scores = torch.baddbmm(mask[:, None], query, keys.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1, dtype=torch.float32).to(query.dtype), values)
+    mask = mask.repeat_interleave(groups, dim=0)
+    scores = torch.baddbmm(mask[:, None], shared, keys.transpose(1, 2), alpha=scale)
+    out = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(query.dtype), values)  # (B · G, H / G, e)
+    return out.reshape(rows, query.shape[1], -1)

@@ -32,6 +32,7 @@ constexpr int W = 8, ROWS = 4, VECTORS = 2;  // 8 of 16
 #endif
 
 typedef float Vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef float HalfVec __attribute__((vector_size(W * 2), aligned(4), may_alias));
 typedef int32_t IVec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
@@ -90,7 +91,7 @@ inline Vec exp(Vec x) {
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 
-inline int64_t round_up(int64_t n) { return (n + W - 1) / W * W; }
+inline int64_t round_up(int64_t n, int64_t to = W) { return (n + to - 1) / to * to; }
 
 // Distance of rows of n floats: an odd number of vectors, so that the rows of a panel spread over the whole cache.
 inline int64_t spread(int64_t n) { return (n + W - 1) / W * W | W; }
@@ -98,68 +99,73 @@ inline int64_t spread(int64_t n) { return (n + W - 1) / W * W | W; }
 // ----------------------------------------------------------------------------------------------- matrix products
 
 // c (M, V·W) = a · b over K terms; a's element (m, k) stands at a[m·am + k·ak]. The last vector has `last` columns.
-template <int M, int V>
+template <int M, int V, bool WHOLE>
 void tile(int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc, bool add,
           int last) {
     Vec acc[M][V];
+    const auto at = [&](const float* p, int v) { return WHOLE || v < V - 1 ? load(p + v * W) : load(p + v * W, last); };
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[m][v] = add ? at(c + m * ldc, v) : Vec{};
+    for (int64_t k = 0; k < K; ++k, a += ak, b += ldb) {
+        Vec row[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) row[v] = at(b, v);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[m][v] += a[m * am] * row[v];
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v)
-            acc[m][v] = !add ? Vec{} : v < V - 1 ? load(c + m * ldc + v * W) : load(c + m * ldc + v * W, last);
-    if (last == W) {
-        for (int64_t k = 0; k < K; ++k, a += ak, b += ldb) {
-            Vec row[V];
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) row[v] = load(b + v * W);
+            if (WHOLE || v < V - 1) store(c + m * ldc + v * W, acc[m][v]);
+            else store(c + m * ldc + v * W, acc[m][v], last);
+}
+
+// The same for W / 2 columns: processors do two narrow products in the time of a wide one.
+template <int M>
+void half_tile(int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc,
+               bool add, int /* last */) {
+    HalfVec acc[M];
 #pragma GCC unroll 8
-            for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) acc[m][v] += a[m * am] * row[v];
-        }
-    } else {
-        for (int64_t k = 0; k < K; ++k, a += ak, b += ldb) {
-            Vec row[V];
-#pragma GCC unroll 4
-            for (int v = 0; v < V - 1; ++v) row[v] = load(b + v * W);
-            row[V - 1] = load(b + (V - 1) * W, last);
+    for (int m = 0; m < M; ++m) acc[m] = add ? *reinterpret_cast<const HalfVec*>(c + m * ldc) : HalfVec{};
+    for (int64_t k = 0; k < K; ++k, a += ak, b += ldb) {
+        const HalfVec row = *reinterpret_cast<const HalfVec*>(b);
 #pragma GCC unroll 8
-            for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) acc[m][v] += a[m * am] * row[v];
-        }
+        for (int m = 0; m < M; ++m) acc[m] += a[m * am] * row;
     }
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-        for (int v = 0; v < V - 1; ++v) store(c + m * ldc + v * W, acc[m][v]);
-        store(c + m * ldc + (V - 1) * W, acc[m][V - 1], last);
-    }
+    for (int m = 0; m < M; ++m) *reinterpret_cast<HalfVec*>(c + m * ldc) = acc[m];
 }
 
 using Tile = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, bool, int);
 
 template <int M>
-Tile tile_of(int vectors) {
+Tile tile_of(int vectors, int last) {
+    if (vectors == 1 && last == W / 2) return half_tile<M>;
     if constexpr (VECTORS > 2)
-        if (vectors == 3) return tile<M, 3>;
-    return vectors == 2 ? tile<M, 2> : tile<M, 1>;
+        if (vectors == 3) return last == W ? tile<M, 3, true> : tile<M, 3, false>;
+    if (vectors == 2) return last == W ? tile<M, 2, true> : tile<M, 2, false>;
+    return last == W ? tile<M, 1, true> : tile<M, 1, false>;
 }
 
-Tile tile_of(int rows, int vectors) {
+Tile tile_of(int rows, int vectors, int last) {
     if constexpr (ROWS > 4) {
         switch (rows) {
-            case 8: return tile_of<8>(vectors);
-            case 7: return tile_of<7>(vectors);
-            case 6: return tile_of<6>(vectors);
-            case 5: return tile_of<5>(vectors);
+            case 8: return tile_of<8>(vectors, last);
+            case 7: return tile_of<7>(vectors, last);
+            case 6: return tile_of<6>(vectors, last);
+            case 5: return tile_of<5>(vectors, last);
         }
     }
     switch (rows) {
-        case 4: return tile_of<4>(vectors);
-        case 3: return tile_of<3>(vectors);
-        case 2: return tile_of<2>(vectors);
-        default: return tile_of<1>(vectors);
+        case 4: return tile_of<4>(vectors, last);
+        case 3: return tile_of<3>(vectors, last);
+        case 2: return tile_of<2>(vectors, last);
+        default: return tile_of<1>(vectors, last);
     }
 }
 
@@ -176,18 +182,19 @@ void prefetch(int64_t M, int64_t K, const float* a, int64_t am, int64_t ak) {
 void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c,
           int64_t ldc, bool add) {
     constexpr int64_t DEPTH = 512;  // of b at a time, so that its panel stays in the cache
-    const int64_t vectors = (N + W - 1) / W, panels = (vectors + VECTORS - 1) / VECTORS;
+    const bool half = N % W == W / 2;  // a panel of its own, at the end
+    const int64_t vectors = half ? N / W : (N + W - 1) / W, whole = (vectors + VECTORS - 1) / VECTORS, panels = whole + half;
     for (int64_t k = 0; k < K || k == 0; k += DEPTH) {
         const int64_t depth = K - k < DEPTH ? K - k : DEPTH;
         int64_t n = 0;
         for (int64_t panel = 0; panel < panels; ++panel) {  // of as equal widths as can be
-            const int width = static_cast<int>(vectors / panels + (panel < vectors % panels));
+            const int width = panel == whole ? 1 : static_cast<int>(vectors / whole + (panel < vectors % whole));
             const int last = static_cast<int>(N - n < width * W ? N - n - (width - 1) * W : W);
             for (int64_t m = 0; m < M; m += ROWS) {
                 const int rows = static_cast<int>(M - m < ROWS ? M - m : ROWS);
                 const float* block = a + m * am + k * ak;
                 if (panel == 0 && m + ROWS < M) prefetch(M - m - ROWS < ROWS ? M - m - ROWS : ROWS, depth, block + ROWS * am, am, ak);
-                tile_of(rows, width)(depth, block, am, ak, b + k * ldb + n, ldb, c + m * ldc + n, ldc, add || k > 0, last);
+                tile_of(rows, width, last)(depth, block, am, ak, b + k * ldb + n, ldb, c + m * ldc + n, ldc, add || k > 0, last);
             }
             n += width * W;
         }
@@ -228,6 +235,9 @@ float* scratch(int64_t floats) {  // one growing buffer per thread
     return buffer.data();
 }
 
+// Threads for so much work: waking one up costs what these many numbers do.
+inline int team(int threads, int64_t numbers, int64_t enough = 1 << 16) { return numbers < enough ? 1 : threads; }
+
 constexpr int64_t BLOCK = 64;   // rows of tokens that one thread takes at a time
 constexpr int64_t LONG = 256;   // tokens summed at a time into a gradient of weights
 
@@ -238,7 +248,7 @@ extern "C" {
 // y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) where there is one.
 void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias, float* y) {
     std::vector<float> turned(D * O);  // wᵀ
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
 #pragma omp for schedule(static)
         for (int64_t o = 0; o < O; o += W)
@@ -257,7 +267,7 @@ void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const 
 void linear_backward(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* dy,
                      float* dx, float* dw) {
     constexpr int64_t SHARE = 2 * ROWS;  // rows of dw that one thread takes at a time
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
         if (dx != nullptr) {
 #pragma omp for schedule(static) nowait
@@ -295,7 +305,7 @@ extern "C" {
 
 // gate_up (T, 2I) = [gate | up] -> out (T, I).
 void swiglu(int threads, int64_t T, int64_t I, const float* gate_up, float* out) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * I)) schedule(static)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t i = 0; i < I; i += W) {
             const int count = static_cast<int>(I - i < W ? I - i : W);
@@ -305,7 +315,7 @@ void swiglu(int threads, int64_t T, int64_t I, const float* gate_up, float* out)
 }
 
 void swiglu_backward(int threads, int64_t T, int64_t I, const float* gate_up, const float* dout, float* dgate_up) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * I)) schedule(static)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t i = 0; i < I; i += W) {
             const int count = static_cast<int>(I - i < W ? I - i : W);
@@ -386,7 +396,7 @@ void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E,
 #pragma omp for schedule(dynamic, 2)
         for (int64_t e = 0; e < E; ++e)
             for (const Chunk& chunk : chunks[e]) {
-                const int64_t n = chunk.count, N = round_up(n), ld = spread(n);
+                const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
                 float* xt = scratch((D + I + D) * ld);  // (D, n)
                 float *ht = xt + D * ld, *outt = ht + I * ld;
                 float* gut = saved + 2 * I * chunk.saved;  // (2I, n)
@@ -421,7 +431,7 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                 std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
             }
             for (const Chunk& chunk : chunks[e]) {
-                const int64_t n = chunk.count, N = round_up(n), ld = spread(n);
+                const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
                 float* dot = scratch((2 * D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
                 float *dxt = dot + D * ld, *dht = dxt + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
                 float *xs = dgut + 2 * I * ld, *h = xs + n * D;  // (n, D), (n, I)
@@ -586,13 +596,62 @@ void attention_backward(int threads, int64_t S, int64_t H, int64_t G, int64_t d,
 
 }  // extern "C"
 
+extern "C" {
+
+// One query per row and head over the first lengths (B,) places of the row's cache: query (B, H, d), keys of width d and
+// values of width e -> out (B, H, e). The cache of row b and key head g begins at b·row + g·head floats; places are
+// `place` floats apart. Every row looks at one place at least.
+void attention_over_cache(int threads, int64_t B, int64_t H, int64_t G, int64_t d, int64_t e, float scale, int64_t row,
+                          int64_t head, int64_t place, const int64_t* lengths, const float* query, const float* keys,
+                          const float* values, float* out) {
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 8)
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t g = 0; g < G; ++g) {
+            const int64_t L = lengths[b], ld = round_up(L), shared = H / G;
+            const float *k = keys + b * row + g * head, *v = values + b * row + g * head;
+            float* p = scratch(shared * ld);
+            for (int64_t h = 0; h < shared; ++h) {
+                const float* q = query + (b * H + g * shared + h) * d;
+                float* row_of_head = p + h * ld;
+                Vec most = Vec{} - 3e38f;
+                for (int64_t j = 0; j < L; j += W) {
+                    const int places = static_cast<int>(L - j < W ? L - j : W);
+                    Vec products[W] = {};  // of one place each; turned, their sum is the scores of W places
+                    for (int i = 0; i < places; ++i)
+                        for (int64_t c = 0; c < d; c += W) {
+                            const int count = static_cast<int>(d - c < W ? d - c : W);
+                            products[i] += load(q + c, count) * load(k + (j + i) * place + c, count);
+                        }
+                    swap_blocks<W / 2>(products, std::make_integer_sequence<int, W>());
+                    Vec scores{};
+                    for (int i = 0; i < W; ++i) scores += products[i];
+                    store(row_of_head + j, scores * scale);
+                    for (int i = places; i < W; ++i) row_of_head[j + i] = -3e38f;
+                    const Vec seen = load(row_of_head + j);
+                    most = seen > most ? seen : most;
+                }
+                const float top = largest(most);
+                Vec total{};
+                for (int64_t j = 0; j < ld; j += W) {
+                    store(row_of_head + j, exp(load(row_of_head + j) - top));
+                    total += load(row_of_head + j, static_cast<int>(L - j < W ? L - j : W));
+                }
+                const float norm = 1.0f / sum(total);
+                for (int64_t j = 0; j < ld; j += W) store(row_of_head + j, load(row_of_head + j) * norm);
+            }
+            gemm(shared, e, L, p, ld, 1, v, place, out + (b * H + g * shared) * e, e, false);
+        }
+}
+
+}  // extern "C"
+
 // ------------------------------------------------------------------------------------------------ norms, rotations, choice of experts
 
 extern "C" {
 
 // y (T, D) = x · scale · weight with scale (T,) = 1 / sqrt(mean(x²) + eps); arXiv 1910.07467.
 void rms_norm(int threads, int64_t T, int64_t D, float eps, const float* x, const float* weight, float* y, float* scale) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * D)) schedule(static)
     for (int64_t t = 0; t < T; ++t) {
         Vec squares{};
         for (int64_t c = 0; c < D; c += W) {
@@ -610,7 +669,7 @@ void rms_norm(int threads, int64_t T, int64_t D, float eps, const float* x, cons
 // From dy (T, D) to dx (T, D) and partial sums of dweight, (ceil(T / 256), D), to be added up in order.
 void rms_norm_backward(int threads, int64_t T, int64_t D, const float* x, const float* weight, const float* scale,
                        const float* dy, float* dx, float* dweight) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * D)) schedule(static)
     for (int64_t block = 0; block < (T + LONG - 1) / LONG; ++block) {
         float* partial = dweight + block * D;
         std::memset(partial, 0, D * sizeof(float));
@@ -640,7 +699,7 @@ void rotate(int threads, int64_t T, int64_t H, int64_t d, int64_t P, int64_t int
             const float* turns, float* y) {
     const int64_t step = interleaved ? 2 : 1, apart = interleaved ? 1 : P;
     const float sign = back ? -1.0f : 1.0f;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * H * d)) schedule(static)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t h = 0; h < H; ++h) {
             const float* from = x + (t * H + h) * d;
@@ -661,7 +720,7 @@ void rotate(int threads, int64_t T, int64_t H, int64_t d, int64_t P, int64_t int
 void choose_experts(int threads, int64_t T, int64_t E, int64_t k, int64_t groups, int64_t top_groups, const float* scores,
                     const float* bias, int64_t* chosen) {
     constexpr float NEVER = -3e38f;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, T * E)) schedule(static)
     for (int64_t t = 0; t < T; ++t) {
         float row[1024], worth[1024];
         for (int64_t e = 0; e < E; ++e) row[e] = scores[t * E + e] + (bias != nullptr ? bias[e] : 0.0f);

@@ -101,17 +101,31 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def call(function: str, *arguments: Tensor | int | float | None) -> None:
+Argument = Tensor | int | float | ctypes.c_void_p | None
+
+
+def call(function: str, *arguments: Argument) -> None:
     """Call a kernel: its number of threads comes first, tensors go as pointers to contiguous memory, None as null."""
     kernels = library()
     assert kernels is not None
     getattr(kernels, function)(torch.get_num_threads(), *map(_argument, arguments))
 
 
-def _argument(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+def strided(tensor: Tensor) -> ctypes.c_void_p:
+    """A tensor for a kernel that is told its strides."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(value, Tensor):
         assert value.is_contiguous()
-        return ctypes.c_void_p(value.data_ptr())
+        return strided(value)
     if isinstance(value, float):
         return ctypes.c_float(value)
-    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+    return (
+        value
+        if isinstance(value, ctypes.c_void_p)
+        else ctypes.c_int64(value)
+        if value is not None
+        else ctypes.c_void_p(None)
+    )
