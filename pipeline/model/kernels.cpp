@@ -741,10 +741,13 @@ void choose_experts(int threads, int64_t T, int64_t E, int64_t k, int64_t groups
                 for (int64_t e = worst * size; e < (worst + 1) * size; ++e) row[e] = NEVER;
             }
         }
+        for (int64_t e = E; e < round_up(E); ++e) row[e] = NEVER;
         for (int64_t j = 0; j < k; ++j) {
+            Vec most = load(row);
+            for (int64_t e = W; e < E; e += W) most = load(row + e) > most ? load(row + e) : most;
+            const float top = largest(most);
             int64_t best = 0;
-            for (int64_t e = 1; e < E; ++e)
-                if (row[e] > row[best]) best = e;
+            while (best < E - 1 && row[best] != top) ++best;
             chosen[t * k + j] = best;
             row[best] = NEVER;
         }
