@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Language = Annotated[str, Field(pattern="^[a-z]{2}$")]  # ISO 639-1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
@@ -192,23 +193,28 @@ class Curation(Section):
 # ---------------------------------------------------------------- training
 
 
-class Training(Section):
-    """Options of the supervised training loop."""
+class Optimisation(Section):
+    """Options of every loop that trains: the optimiser's, and how its steps are cut and kept."""
 
     steps: Count
-    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
     micro_batch_tokens: Count = 16_384  # at most at once through the model; bounds memory, does not change the result
     learning_rate: Positive
     warmup: Share = 0.05  # of the steps
     final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     beta1: Share = 0.9
     beta2: Share = 0.95
     gradient_clip: Positive = 1.0
-    balance_rate: Annotated[float, Field(ge=0)] = 0.001  # update of the routers' balancing bias, per step
-    balance_loss: Annotated[float, Field(ge=0)] = 1e-4
+    balance_rate: NonNegative = 0.001  # update of the routers' balancing bias, per update of the weights
+    balance_loss: NonNegative = 1e-4
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Count = 100  # steps
+
+
+class Training(Optimisation):
+    """Options of the supervised training loop."""
+
+    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
 
 
 class Corpus(Section):
