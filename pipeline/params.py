@@ -247,6 +247,57 @@ class ColdStart(Section):
     train: Training
 
 
+# ---------------------------------------------------------------- reinforcement learning
+
+
+class PolicyLoss(Section):
+    """The loss of GRPO and of its descendants; pipeline/rl/loss.py has each formula with its paper."""
+
+    normalisation: Literal["sequence", "token", "constant"] = "sequence"  # GRPO, DAPO, Dr. GRPO
+    ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO
+    old: Literal["trainer", "engine"] = "trainer"  # whose log-probabilities the ratio is against
+    clip_low: NonNegative = 0.2  # the ratio may fall to 1 − this …
+    clip_high: NonNegative = 0.2  # … and rise to 1 + this; R1's first stage: 10, DAPO: 0.28
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    kl_coefficient: NonNegative = 0.001  # R1's; 0: no reference is held in memory
+    importance_cap: Positive | None = None  # of the weights that correct rollout/trainer drift; None: no correction
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> "PolicyLoss":
+        if self.importance_cap is not None and self.old == "engine":
+            raise ValueError(
+                f"importance_cap {self.importance_cap}: must be null with old: engine, whose ratio corrects the drift"
+            )
+        return self
+
+
+class GRPO(Optimisation):
+    """Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300, section 4), with R1's options."""
+
+    prompts: Count  # per step, each with a group of completions; R1: 32
+    group: Annotated[int, Field(ge=2)]  # completions of one prompt; R1: 16
+    max_new_tokens: Count
+    temperature: Positive = 1.0  # of the rollouts, and of every log-probability
+    slots: Count = 256  # completions that are written side by side; bounds memory, does not change the texts
+    final_learning_rate: Share = 1.0  # constant after the warm-up
+    beta2: Share = 0.99
+    minibatches: Count = 1  # updates per rollout; R1: 16
+    scale_by_std: bool = True  # advantages in standard deviations of their group; False: Dr. GRPO
+    resample_rounds: Annotated[int, Field(ge=0)] = 0  # in which groups without spread are replaced by new prompts' ones
+    reference_every: Count = 400  # steps, after which the reference becomes the policy
+    replay_experts: bool = False  # train the experts that the rollout used
+    table_every: Count = 10  # steps between two tables of samples
+    checkpoint_every: Count = 10
+    loss: PolicyLoss = PolicyLoss()
+
+
+class ReasoningRL(Section):
+    """Dev2: reinforcement learning on rewards that can be checked. From the base model it is R1-Zero."""
+
+    start: Literal["cold_start", "base"] = Field("cold_start", alias="from")
+    train: GRPO
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -287,6 +338,7 @@ class Params(Section):
     curation: Curation
     base: Base
     cold_start: ColdStart
+    reasoning_rl: ReasoningRL
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()

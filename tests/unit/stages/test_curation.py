@@ -33,7 +33,7 @@ def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
 
 
 def job(root: Path) -> Job:
-    return Job("curation", root, "key", lambda figures, step: None)
+    return Job("curation", root, "key", lambda figures, step: None, lambda name, step, rows: None)
 
 
 def test_accepted_set_becomes_the_artifacts(tmp_path: Path) -> None:
