@@ -1,7 +1,7 @@
 """`python -m pipeline STAGE`: run one stage. dvc.yaml calls exactly this.
 
-Exit status: 0, 2 for a mistake in what came from outside, 3 for a failed gate, 128 + n after signal n, 1 (and a
-traceback) for a bug.
+Exit status: 0, 2 for a mistake in what came from outside, 3 for a failed gate, 4 for a training run that its health
+stopped, 128 + n after signal n, 1 (and a traceback) for a bug.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import PARAMS_FILE, Job, identity, project_root, require_stage
 from pipeline.params import Params, load_params
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         if len(arguments) != 1:
             raise InputError("usage: python -m pipeline STAGE")
         run_stage(arguments[0], project_root(Path.cwd()))
-    except (InputError, GateFailedError) as error:
+    except EXPECTED as error:
         print(error, file=sys.stderr)
         return exit_code(error)
     return 0

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.errors import EXPECTED, exit_code
 from pipeline.process import spin_briefly
 
 app = typer.Typer(
@@ -168,6 +168,6 @@ def main() -> None:
     spin_briefly()
     try:
         app()
-    except (InputError, GateFailedError) as error:
+    except EXPECTED as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))

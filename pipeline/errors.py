@@ -1,4 +1,4 @@
-"""The two ways in which a stage stops for a reason that is the user's to know, and their exit codes.
+"""The three ways in which a stage stops for a reason that is the user's to know, and their exit codes.
 
 Everything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -6,6 +6,7 @@ Everything else that is raised is a bug of ours and keeps its traceback.
 EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_GATE = 3
+EXIT_HEALTH = 4
 
 
 class InputError(ValueError):
@@ -14,6 +15,14 @@ class InputError(ValueError):
 
 class GateFailedError(Exception):
     """Data or a model did not pass its gate. The message names the expectation and shows what broke it."""
+
+
+class RunStoppedError(Exception):
+    """A training run is sick beyond its bounded help. The message names condition, evidence and what to try."""
+
+
+EXPECTED = (InputError, GateFailedError, RunStoppedError)
+"""Shown as their message alone, and not tried again: the same work would end the same way."""
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -27,5 +36,7 @@ def exit_code(error: BaseException | None) -> int:
             return EXIT_INPUT
         case GateFailedError():
             return EXIT_GATE
+        case RunStoppedError():
+            return EXIT_HEALTH
         case _:
             return EXIT_BUG

@@ -250,6 +250,34 @@ class ColdStart(Section):
 # ---------------------------------------------------------------- reinforcement learning
 
 
+class Health(Section):
+    """When a run of reinforcement learning counts as sick, and how far it is helped before it is stopped.
+
+    The bounds are on the figures that each step logs; pipeline/rl/conditions.py says what each of them finds. A bound
+    is crossed only by what lies beyond it, so the ends of a share's range (and 0 for `min_entropy`) switch a condition
+    off.
+    """
+
+    max_skips: Annotated[int, Field(ge=0)] = 3  # steps left out in a row; more are no accident of the data
+    max_rollbacks: Annotated[int, Field(ge=0)] = 2  # per run; what comes a third time comes with any data
+    patience: Count = 10  # steps in a row that a slow decline must last: single steps of few prompts are noise
+    alarm: Count = 3  # likewise for what runs away and must not wait that long
+    baseline: Count = 10  # steps: the start that later ones are compared with, and what a median needs
+
+    min_reward: float = 0.0  # mean reward of a step; a single rewarded sample is a start
+    dead_steps: Count = 20  # in a row at or below `min_reward`
+    max_no_spread: Share = 0.95  # of the groups teach nothing
+    solved: Share = 0.95  # share of right answers above which no spread and no entropy are success, not sickness
+    max_kl: Positive = 1.0  # nats per token from the reference: past it hardly a text of the old model is left
+    max_gap: Positive = 0.05  # nats per token, mean, engine to trainer; bfloat16 shows 0.01 to 0.02
+    min_entropy: Annotated[float, Field(ge=0)] = 0.01  # nats per token: samples of one prompt come out the same
+    min_length: Share = 0.25  # of the start's, while the reward does not rise with it
+    max_truncated: Share = 0.5  # of the samples hit the token limit, and more than at the start
+    spike_factor: Annotated[float, Field(gt=1)] = 10.0  # gradient norm or loss over its running median
+    spike_floor: Positive = 1.0  # neither is a spike below: clipping holds the norm, normalised advantages the loss
+    spike_window: Count = 50  # steps of the running median
+
+
 class PolicyLoss(Section):
     """The loss of GRPO and of its descendants; pipeline/rl/loss.py has each formula with its paper."""
 
@@ -296,6 +324,7 @@ class ReasoningRL(Section):
 
     start: Literal["cold_start", "base"] = Field("cold_start", alias="from")
     train: GRPO
+    health: Health = Health()
 
 
 # ---------------------------------------------------------------- evaluation

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.errors import GateFailedError, InputError, RunStoppedError, exit_code
 from pipeline.files import write_json
 
 
@@ -64,7 +64,7 @@ def _message(error: BaseException | None) -> str:
             return ""
         case SystemExit():
             return "stopped by a signal"
-        case InputError() | GateFailedError():
+        case InputError() | GateFailedError() | RunStoppedError():
             return str(error)
         case _:
             return "".join(traceback.format_exception_only(error)).strip()

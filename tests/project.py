@@ -42,7 +42,7 @@ stages:
 STAGE = """\
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from pipeline.errors import GateFailedError, InputError, exit_code
+from pipeline.errors import EXPECTED, GateFailedError, InputError, RunStoppedError, exit_code
 from pipeline.files import write_json
 from pipeline.process import die_with_parent, exit_on_signals
 from pipeline.state import Attempt
@@ -57,6 +57,8 @@ def work(stage, root, behaviour):
             raise InputError("data.jsonl: line 3: not JSON")
         case "gate":
             raise GateFailedError("share_quarantined: 0.4 is above 0.2")
+        case "sick":
+            raise RunStoppedError("step 20: dead reward")
         case "crash":
             raise RuntimeError("out of luck")
         case "crash once" if not (root / "played" / "crashed").exists():
@@ -80,7 +82,7 @@ def main(stage, root):
     try:
         with Attempt(root, stage):
             work(stage, root, json.loads((root / "played" / "behaviour.json").read_text()).get(stage))
-    except (InputError, GateFailedError) as error:
+    except EXPECTED as error:
         return exit_code(error)
 
 sys.exit(main(sys.argv[1], Path.cwd()))

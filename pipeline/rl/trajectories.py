@@ -60,8 +60,12 @@ class PolicyBatch:
 
     def to(self, device: torch.device) -> "PolicyBatch":
         return PolicyBatch(
-            self.flat.to(device),
-            *(part.to(device) for part in (self.completions, self.sample, self.advantages, self.weights, self.engine)),
+            flat=self.flat.to(device),
+            completions=self.completions.to(device),
+            sample=self.sample.to(device),
+            advantages=self.advantages.to(device),
+            weights=self.weights.to(device),
+            engine=self.engine.to(device),
             old=None if self.old is None else self.old.to(device),
             replay=None if self.replay is None else tuple(layer.to(device) for layer in self.replay),
         )

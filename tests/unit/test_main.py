@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipeline.__main__ as entry
-from pipeline.errors import GateFailedError, InputError
+from pipeline.errors import GateFailedError, InputError, RunStoppedError
 from pipeline.job import Job, identity
 from pipeline.params import Params
 from pipeline.state import read_state
@@ -85,7 +85,10 @@ def test_figures_keep_the_stages_order_and_the_key_names_the_scratch_folder(
     )
 
 
-@pytest.mark.parametrize(("error", "status"), [(InputError("row 3: no gold"), 2), (GateFailedError("too few"), 3)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("row 3: no gold"), 2), (GateFailedError("too few"), 3), (RunStoppedError("dead reward"), 4)],
+)
 def test_what_the_user_can_mend_is_one_message_and_a_status(
     run: Callable[[Stage], int],
     flow_project: FlowProject,

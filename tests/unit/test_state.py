@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GateFailedError, InputError
+from pipeline.errors import GateFailedError, InputError, RunStoppedError
 from pipeline.state import Attempt, read_state
 
 
@@ -30,6 +30,7 @@ def test_says_running_while_it_runs_and_finished_afterwards(tmp_path: Path) -> N
     [
         (InputError("line 3: not JSON"), "failed", 2, "line 3: not JSON"),
         (GateFailedError("too few rows"), "failed", 3, "too few rows"),
+        (RunStoppedError("dead reward"), "failed", 4, "dead reward"),
         (RuntimeError("boom"), "failed", 1, "RuntimeError: boom"),
         (SystemExit(143), "stopped", 143, "stopped by a signal"),
     ],

@@ -1,8 +1,12 @@
 """One stage through DVC, without Prefect's engine: what became of it, and why."""
 
-import pytest
+import uuid
 
-from flows.recipe import StageFailedError, run_stage
+import pytest
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from flows.recipe import StageFailedError, may_pass, run_stage
 from flows.report import Outcome
 from tests.project import FlowProject
 
@@ -24,6 +28,7 @@ def test_a_stage_runs_once_and_is_fresh_afterwards(flow_project: FlowProject) ->
     [
         ("input", 2, "first: data.jsonl: line 3: not JSON"),
         ("gate", 3, "first: share_quarantined: 0.4 is above 0.2"),
+        ("sick", 4, "first: step 20: dead reward"),
         ("crash", 1, "first: RuntimeError: out of luck"),
         ("die", 1, "first: killed"),
     ],
@@ -36,6 +41,13 @@ def test_the_reason_comes_from_the_stage_not_from_dvc(
         bring_up_to_date(flow_project, "first")
     assert failure.value.exit_code == exit_code
     assert str(failure.value).startswith(message)
+
+
+@pytest.mark.parametrize(("exit_code", "again"), [(1, True), (2, False), (3, False), (4, False)])
+def test_only_what_another_try_may_help_is_tried_again(exit_code: int, again: bool) -> None:
+    failed = Failed(data=StageFailedError("first", exit_code, "reason", 1.0))
+    task_run = TaskRun(task_key="run_stage", dynamic_key="0", flow_run_id=uuid.uuid4())
+    assert may_pass(run_stage, task_run, failed) is again
 
 
 def test_a_stage_that_dvc_does_not_start_is_told_apart(flow_project: FlowProject) -> None:
