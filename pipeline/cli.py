@@ -93,15 +93,24 @@ def ask(
 
 
 @app.command()
-def doctor() -> None:
-    """Look at versions, cores, GPU, folders and services. Exit status 1 where a run would fail."""
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A stage's newest run, or an MLflow run id.")] = None,
+) -> None:
+    """Look at versions, cores, GPU, folders and services; with RUN at how that run fared. Exit status 1: not well."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from pipeline.doctor import examine
 
-    checks = list(examine(_root()))
+    root = _root()
+    if run is not None:
+        from pipeline.checkup import check_up
+
+        report = check_up(root, run)
+        Console(highlight=False).print(report.summary, *([report.table()] if report.findings else []))
+        raise typer.Exit(1 if report.findings else 0)
+    checks = list(examine(root))
     table = Table("", "what", "found")
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("broken", style="red")

@@ -15,6 +15,7 @@ database, so it is opened under a file lock.
 """
 
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -66,6 +67,17 @@ class Description:
     key: str  # pipeline.job.Identity.key
     params: Mapping[str, Any]  # section → values, nested
     inputs: Mapping[str, str]  # path in the project → SHA-256
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run has logged so far."""
+
+    run_id: str
+    stage: str
+    params: Mapping[str, str]  # section.key → text
+    steps: tuple[tuple[int, Mapping[str, float]], ...]  # step and the figures noted together, in the order of noting:
+    # a step comes again where a run went on from a checkpoint before it
 
 
 class Tracker:
@@ -230,6 +242,49 @@ class _Run:
             self._memo.unlink()
 
 
+def read_run(options: Tracking, root: Path, run: str) -> Recorded:
+    """Read a run's figures over steps, without MLflow's own and the final ones. It may still be going on.
+
+    `run` is a stage, of which the newest run is taken, or a run's id or how it begins. Raises InputError where there is
+    none or the beginning fits several.
+    """
+    if options.uri is not None:
+        require_answer(options.uri)
+    elif not _store(root).is_file():
+        raise InputError(f"{run}: no run: nothing has run in {root} yet")
+    with _lock(root):
+        client, experiment = _connect(options, root)
+    found = client.get_run(_run_id(client, experiment, run))
+    rows: dict[tuple[int, int], dict[str, float]] = {}
+    for name in found.data.metrics:
+        if name.startswith(("system/", "final/")):
+            continue
+        for metric in client.get_metric_history(found.info.run_id, name):
+            # MLflow keeps an infinite value as the largest finite one.
+            value = math.copysign(math.inf, metric.value) if abs(metric.value) >= sys.float_info.max else metric.value
+            rows.setdefault((metric.timestamp, metric.step), {})[name] = value
+    steps = tuple((step, figures) for (_, step), figures in sorted(rows.items(), key=lambda row: row[0]))
+    return Recorded(found.info.run_id, found.data.tags.get("stage", found.info.run_name), found.data.params, steps)
+
+
+def _run_id(client: "MlflowClient", experiment: str, run: str) -> str:
+    """The id of the run that a person means."""
+    if not re.fullmatch(r"\w+", run, re.ASCII):
+        raise InputError(f"{run!r}: must be a stage or the beginning of a run's id")
+    newest = client.search_runs([experiment], f"tags.stage = '{run}'", max_results=1, order_by=["start_time DESC"])
+    if newest:
+        return newest[0].info.run_id
+    begun = client.search_runs([experiment], f"attributes.run_id LIKE '{run}%'", max_results=2) if run.isalnum() else []
+    if len(begun) == 1:
+        return begun[0].info.run_id
+    if begun:
+        raise InputError(f"{run}: several runs begin so; give more of the id")
+    stages = sorted({known.data.tags.get("stage", "") for known in client.search_runs([experiment])} - {""})
+    raise InputError(
+        f"{run}: no run; give the beginning of a run's id or one of {', '.join(stages) or 'no stages yet'}"
+    )
+
+
 def require_answer(uri: str) -> None:
     """Raises InputError where `uri` is an http address at which nobody answers within ANSWER_SECONDS."""
     if not uri.startswith(("http://", "https://")):
@@ -255,9 +310,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def _store(root: Path) -> Path:
+    return root / "runs" / "mlflow" / "mlflow.db"
+
+
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    folder = root / "runs" / "mlflow"
+    folder = _store(root).parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -270,12 +329,11 @@ def _connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    folder = root / "runs" / "mlflow"
-    client = MlflowClient(options.uri or f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient(options.uri or f"sqlite:///{_store(root)}")
     experiment = client.get_experiment_by_name(options.experiment)
     if experiment is not None:
         return client, experiment.experiment_id
-    artifacts = (folder / "artifacts").as_uri() if options.uri is None else None
+    artifacts = (_store(root).parent / "artifacts").as_uri() if options.uri is None else None
     return client, client.create_experiment(options.experiment, artifact_location=artifacts)
 
 

@@ -63,7 +63,7 @@ class Condition:
     flaws: bool = False  # the step's update must not be made
 
 
-def spike_bound(name: str, step: int, past: Past, options: params.Health) -> float:
+def _spike_bound(name: str, step: int, past: Past, options: params.Health) -> float:
     """Above which magnitude a figure of the update of `step` is a spike; infinite while too little is known."""
     typical = past.typical(name, before=step, least=options.baseline, window=options.spike_window)
     return math.inf if typical is None else max(options.spike_floor, options.spike_factor * typical)
@@ -82,7 +82,7 @@ def _broken_update(case: Case) -> tuple[Evidence, ...]:
 def _spike(case: Case) -> tuple[Evidence, ...]:
     found = []
     for name in UPDATE:
-        bound = spike_bound(name, case.step, case.past, case.options)
+        bound = _spike_bound(name, case.step, case.past, case.options)
         if name in case.told and abs(case.told[name]) > bound:
             rule = f"beyond {bound:.4g}, the larger of spike_floor and spike_factor × median"
             found.append(Evidence(name, case.told[name], rule))
@@ -174,7 +174,7 @@ CONDITIONS = (
         UPDATE,
         _broken_update,
         Action.SKIP,
-        "lower `learning_rate`, set `dtype: float32`; if the data are at fault, the step's table of samples shows it",
+        "lower `learning_rate`, set `dtype: float32`; the tables of samples show whether certain texts bring it about",
         flaws=True,
     ),
     Condition(
@@ -189,7 +189,7 @@ CONDITIONS = (
         UPDATE,
         _spike,
         Action.SKIP,
-        "lower `learning_rate` or lengthen `warmup`; more prompts per step make its gradient less noisy",
+        "lower `learning_rate` or lengthen `warmup`; more `prompts` per step make its gradient less noisy",
         flaws=True,
     ),
     Condition(
@@ -197,7 +197,7 @@ CONDITIONS = (
         ("gap_mean",),
         _gap_drift,
         Action.STOP,
-        "set `dtype: float32`, switch routing replay on, lower the cap of the importance weights; in float32 "
+        "set `dtype: float32` or `replay_experts: true`, correct the rest by `loss.importance_cap`; in float32 "
         "a gap says that the engine has other weights than the trainer, which is a bug",
     ),
     Condition(
@@ -205,30 +205,29 @@ CONDITIONS = (
         ("kl",),
         _kl_blow_up,
         Action.ROLL_BACK,
-        "raise the KL coefficient, lower `learning_rate`, replace the reference by the policy more often",
+        "raise `loss.kl_coefficient`, lower `learning_rate`, renew the reference more often (`reference_every`)",
     ),
     Condition(
         "entropy collapse",
         ("entropy",),
         _entropy_collapse,
         Action.ROLL_BACK,
-        "raise the upper clip bound, keep the sampling's `temperature` at 1, lower `learning_rate`, raise the KL "
-        "coefficient",
+        "raise `loss.clip_high`, keep `temperature` at 1, lower `learning_rate`, raise `loss.kl_coefficient`",
     ),
     Condition(
         "length collapse",
         ("length",),
         _length_collapse,
         Action.ROLL_BACK,
-        "lower the weights of length and repetition penalties, normalise the loss per token, lower `learning_rate`",
+        "lower the weights of the rewards for length and repetition, set `loss.normalisation: token`, lower "
+        "`learning_rate`",
     ),
     Condition(
         "length explosion",
         ("truncated",),
         _length_explosion,
         Action.ROLL_BACK,
-        "raise the sampling's `max_new_tokens`, raise the weight of the overlong penalty, normalise the loss by a "
-        "constant",
+        "raise `max_new_tokens` or the weight of the reward for length, set `loss.normalisation: constant`",
     ),
     Condition(
         "dead reward",
@@ -236,15 +235,15 @@ CONDITIONS = (
         _dead_reward,
         Action.STOP,
         "start from a model that answers some problems right (more `cold_start.examples` or steps), take easier "
-        "problems (`curation.difficulty`), see in the table of samples whether the verifier refuses good answers",
+        "problems (`curation.difficulty`), see in the tables of samples whether the verifier refuses good answers",
     ),
     Condition(
         "no spread",
         ("no_spread",),
         _no_spread,
         Action.STOP,
-        "more samples per prompt; harder problems where most answers are right and easier ones where most are wrong "
-        "(`curation.difficulty`); sampling `temperature` 1",
+        "raise `group`, set `temperature` to 1; by `curation.difficulty` take harder problems where most answers are "
+        "right, easier ones where most are wrong",
     ),
 )
 

@@ -4,11 +4,10 @@ Health decides and remembers; the training loop acts. It holds no tensor, reads 
 a run that is resumed with its state decides as one that was not interrupted, and `r1flow doctor RUN` comes to the same
 findings from the figures that were logged.
 
-    limit = health.gradient_limit(step)        # the optimiser leaves the weights alone above it
-    diagnosis = health.examine(step, figures)  # before the update: its loss and gradient norm; afterwards: the rest
+    diagnosis = health.examine(step, figures)  # before an update: its loss and gradient norm; afterwards: the rest
     match diagnosis and diagnosis.action:
         case Action.SKIP:       leave the update out
-        case Action.ROLL_BACK:  load the checkpoint of step s; health.roll_back(s); go on with data not seen yet
+        case Action.ROLL_BACK:  load the checkpoint after step s; health.roll_back(s); go on with data not seen yet
         case Action.STOP:       raise RunStoppedError(str(diagnosis))
 
 Help is bounded: skips in a row end in going back, going back ends in stopping.
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import params
-from pipeline.rl.conditions import BESIDE, CONDITIONS, WATCHED, Action, Case, Condition, Evidence, spike_bound
+from pipeline.rl.conditions import BESIDE, CONDITIONS, WATCHED, Action, Case, Condition, Evidence
 from pipeline.rl.past import Past
 
 
@@ -54,9 +53,8 @@ class Health:
     def examine(self, step: int, figures: Mapping[str, float]) -> Diagnosis | None:
         """The first condition of CONDITIONS that the figures of `step` show, or None.
 
-        A step may be told in several calls, each with its own figures: those of the update before it, the others
-        whenever they are known. Figures under other names are passed over. Steps may not go backwards without
-        `roll_back`.
+        A step may be told in several calls: the figures of each of its updates before that update, the others whenever
+        they are known. Figures under other names are passed over. Steps may not go backwards without `roll_back`.
         """
         watched = {name: float(value) for name, value in figures.items() if name in WATCHED}
         known = watched | {name: float(value) for name, value in figures.items() if name in BESIDE}
@@ -71,10 +69,6 @@ class Health:
                 action, tried = self._help(condition)
                 return Diagnosis(step, condition.name, evidence, action, tried, condition.advice)
         return None
-
-    def gradient_limit(self, step: int) -> float:
-        """The gradient norm of `step` above which its update is a spike; infinite while too little is known."""
-        return spike_bound("gradient_norm", step, self._past, self._options)
 
     def roll_back(self, step: int) -> None:
         """The weights are those after `step` again: what came later is forgotten, that it came to this is not.

@@ -122,17 +122,6 @@ def test_without_a_history_nothing_is_a_spike() -> None:
     assert examine([sound(step) | {"gradient_norm": 10.0**step} for step in range(10)]) == {}
 
 
-def test_the_gradient_limit_is_the_bound_of_a_spike() -> None:
-    health = Health(params.Health(spike_factor=5.0))
-    assert health.gradient_limit(1) == math.inf
-    for step in range(1, 11):
-        health.examine(step, {"gradient_norm": 0.1 * step, "loss": 0.0})
-    assert health.gradient_limit(11) == pytest.approx(5 * 0.55)
-    assert health.examine(11, {"gradient_norm": 2.8}) is not None
-    assert health.gradient_limit(12) == pytest.approx(5 * 0.55)
-    assert health.examine(12, {"gradient_norm": 2.7}) is None
-
-
 def test_solved_problems_are_no_sickness() -> None:
     solved = {"right": 0.99, "reward": 1.99, "no_spread": 1.0, "entropy": 0.001}
     assert examine(planted(31, **solved)) == {}
@@ -265,6 +254,14 @@ def test_a_step_told_in_two_parts_is_judged_as_one_told_at_once(name: str) -> No
     assert found == examine(planted(31, **SLOW[name][0]))
 
 
+def test_each_update_of_a_step_is_judged() -> None:
+    health = Health(params.Health())
+    for step in range(1, 21):
+        health.examine(step, sound(step))
+    spiked = [health.examine(21, {"gradient_norm": norm}) is not None for norm in (0.4, 9.0, 0.4)]
+    assert spiked == [False, True, False]
+
+
 def test_a_skipped_step_told_again_counts_once() -> None:
     health = Health(params.Health(max_skips=1))
     for _ in range(3):
@@ -277,8 +274,8 @@ def test_the_message_names_condition_evidence_action_and_what_to_try() -> None:
     message = str(examine(planted(31, kl=2.5))[33])
     assert message == (
         "step 33: KL blow-up: kl 2.5 (above max_kl 1 for 3 steps). Now: go back to the last good checkpoint and on "
-        "with the next data. To try: raise the KL coefficient, lower `learning_rate`, replace the reference by the "
-        "policy more often."
+        "with the next data. To try: raise `loss.kl_coefficient`, lower `learning_rate`, renew the reference more "
+        "often (`reference_every`)."
     )
 
 
