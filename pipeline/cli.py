@@ -151,6 +151,22 @@ def bench_sft(
     _show(measure(model, batch, steps, dtype.value), as_json)
 
 
+@bench.command("grpo")
+def bench_grpo(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="A checkpoint with its tokenizer.")],
+    prompts: int = 32,
+    group: int = 8,
+    new_tokens: int = 64,
+    steps: int = 6,
+    dtype: Dtype = Dtype.float32,
+    as_json: Json = False,
+) -> None:
+    """Reinforcement learning: seconds a step, samples and tokens a second."""
+    from pipeline.bench.grpo import run as measure
+
+    _show(measure(model, prompts, group, new_tokens, steps, dtype.value), as_json)
+
+
 @bench.command("curation")
 def bench_curation(rows: int = 100_000, as_json: Json = False) -> None:
     """Curation of generated rows: seconds and peak memory."""

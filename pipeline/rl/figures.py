@@ -46,7 +46,7 @@ def sample_table(groups: Sequence[ScoredGroup]) -> list[Mapping[str, str | float
             "prompt": group.question.problem.prompt,
             "gold": group.question.problem.gold,
             "completion": completion.text,
-            "verdict": score.verdict,
+            "verdict": score.verdict or "",
             "reward": score.reward,
             **score.parts,
             "tokens": len(completion.tokens),

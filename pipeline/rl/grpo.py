@@ -26,7 +26,7 @@ from pipeline.rl.figures import generated_tokens, rollout_figures, sample_table
 from pipeline.rl.health import Diagnosis, Health
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Generate, Questions, rollout
-from pipeline.rl.scoring import ScoredGroup, Scorer, score
+from pipeline.rl.scoring import Judge, ScoredGroup, score
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Step:
 
     questions: Questions
     generate: Generate
-    scorer: Scorer
+    judge: Judge
     learner: Learner
     health: Health
     options: GRPO
@@ -69,7 +69,7 @@ class Step:
             with clock("rollout_s"):
                 written = rollout(self.generate, self.questions.take(place, missing), place, options)
             with clock("score_s"):
-                groups += score(self.scorer, written)
+                groups += score(self.judge, written)
             place += missing
             missing = options.prompts - sum(group.has_spread for group in groups)
             if missing == 0:
@@ -108,8 +108,8 @@ class Clock:
 class Summary:
     """Where a run stands. A function of its inputs: no times."""
 
-    reward: float = 0.0  # this and the next two: running means over samples
-    right: float = 0.0
+    right: float = 0.0  # this and the next two: running means over samples
+    reward: float = 0.0
     length: float = 0.0
     steps: int = 0
     place: int = 0  # in the line of questions
@@ -120,7 +120,7 @@ class Summary:
         share = SMOOTHING if self.steps else 0.0
         smoothed = {
             name: share * getattr(self, name) + (1 - share) * outcome.figures[name]
-            for name in ("reward", "right", "length")
+            for name in ("right", "reward", "length")
         }
         return Summary(
             **smoothed,
@@ -137,7 +137,7 @@ def train(
     options: GRPO,
     *,
     generate: Generate,
-    scorer: Scorer,
+    judge: Judge,
     health: Health,
     seed: int,
     scratch: Path,
@@ -150,7 +150,7 @@ def train(
     `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up.
     """
     learner = Learner(policy, options, seed)
-    step = Step(questions, generate, scorer, learner, health, options)
+    step = Step(questions, generate, judge, learner, health, options)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, learner, health)
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:

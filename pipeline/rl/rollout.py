@@ -4,8 +4,8 @@ Questions come in an endless line, epoch after epoch, each in a seeded order of 
 question, so where a run stands in its data is one number, and data once seen are not drawn again after a roll-back.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline import chat
 from pipeline.errors import InputError
+from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
 from pipeline.params import GRPO, Sampling
 from pipeline.records import Problem
@@ -47,6 +48,11 @@ class Questions:
         self._questions = questions
         self._seed = seed
         self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(question.prompt) for question in self._questions)
 
     def take(self, place: int, count: int) -> list[Question]:
         """The `count` questions from `place` on."""
@@ -87,3 +93,14 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
         Group(question, tuple(completions[index, number] for number in range(options.group)))
         for index, question in enumerate(questions)
     ]
+
+
+def rollout_engine(engine: Engine) -> Generate:
+    """An engine, idle between calls, as the step sees it. It counts requests over its whole life."""
+
+    def generate(requests: Sequence[Request]) -> Iterator[Completion]:
+        places = {engine.submit(request): place for place, request in enumerate(requests)}
+        for completion in engine.run():
+            yield replace(completion, request=places[completion.request])
+
+    return generate

@@ -8,23 +8,25 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.generation.requests import Completion
+from pipeline.records import Problem
+from pipeline.rewards.score import Attempt, Scorer
 from pipeline.rl.rollout import Group, Question
 
 
 class Scored(Protocol):
-    """A completion's reward, what it is made of, and what the verifier said; pipeline/rewards makes them."""
+    """A completion's reward, what it is made of, and what the verifier said, where one was asked."""
 
     @property
     def reward(self) -> float: ...
     @property
     def parts(self) -> Mapping[str, float]: ...
     @property
-    def verdict(self) -> str: ...
+    def verdict(self) -> str | None: ...
     @property
     def reason(self) -> str: ...
 
 
-Scorer = Callable[[Sequence[tuple[Question, Completion]]], Sequence[Scored]]
+Judge = Callable[[Sequence[tuple[Question, Completion]]], Sequence[Scored]]
 """Scores completions beside each other and returns them in order."""
 
 SPREAD = 1e-6
@@ -53,11 +55,32 @@ class ScoredGroup:
         return zip(self.completions, self.scores, strict=True)
 
 
-def score(scorer: Scorer, groups: Sequence[Group]) -> list[ScoredGroup]:
+def score(judge: Judge, groups: Sequence[Group]) -> list[ScoredGroup]:
     """Score all completions of all groups in one call."""
     pairs = [(group.question, completion) for group in groups for completion in group.completions]
-    scores = iter(scorer(pairs))
+    scores = iter(judge(pairs))
     return [
         ScoredGroup(group.question, group.completions, tuple(islice(scores, len(group.completions))))
         for group in groups
     ]
+
+
+def rule_rewards(scorer: Scorer, limit: int) -> Judge:
+    """The rewards that can be checked, of completions of at most `limit` tokens."""
+
+    def judge(pairs: Sequence[tuple[Question, Completion]]) -> Sequence[Scored]:
+        return scorer.score_all([_attempt(question.problem, completion, limit) for question, completion in pairs])
+
+    return judge
+
+
+def _attempt(problem: Problem, completion: Completion, limit: int) -> Attempt:
+    return Attempt(
+        prompt=problem.prompt,
+        gold=problem.gold,
+        verifier=problem.verifier,
+        text=completion.text,
+        tokens=len(completion.tokens),
+        cut=completion.finish == "length",
+        limit=limit,
+    )

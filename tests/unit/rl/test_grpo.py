@@ -17,7 +17,7 @@ from pipeline.rl.health import Diagnosis, Health
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Question, Questions
 
-from .toys import counted, decoder, grpo, plain_engine, question, scorer
+from .toys import counted, decoder, grpo, judge, plain_engine, question
 
 FIGURES = {
     "reward", "reward_std", "reward/accuracy", "right", "unparseable", "timed_out", "no_spread", "resampled", "length",
@@ -39,7 +39,7 @@ def health() -> Health:
 def step(options: GRPO, reward: Reward = counted, model: Decoder | None = None, noise: float = 0.0) -> Step:
     model = model or decoder()
     return Step(
-        questions(), plain_engine(model, noise=noise), scorer(reward), Learner(model, options, 0), health(), options
+        questions(), plain_engine(model, noise=noise), judge(reward), Learner(model, options, 0), health(), options
     )
 
 
@@ -64,7 +64,7 @@ class Run:
             questions(),
             self.options,
             generate=plain_engine(self.model),
-            scorer=scorer(self.reward),
+            judge=judge(self.reward),
             health=self.watch,
             seed=0,
             scratch=self.folder,

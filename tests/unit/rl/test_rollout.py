@@ -12,7 +12,7 @@ from pipeline.records import Problem, schema
 from pipeline.rl.rollout import Questions, checkable_questions, rollout
 from pipeline.rl.scoring import score
 
-from .toys import counted, decoder, grpo, plain_engine, question, scorer
+from .toys import counted, decoder, grpo, judge, plain_engine, question
 
 
 def ids(questions: Questions, place: int, count: int) -> list[str]:
@@ -77,5 +77,5 @@ def test_a_question_that_comes_again_is_answered_anew():
 
 def test_scores_go_to_the_completions_they_are_of():
     groups = rollout(plain_engine(decoder()), [question(0), question(1)], 0, grpo())
-    for group in score(scorer(counted), groups):
+    for group in score(judge(counted), groups):
         assert group.rewards.tolist() == [float((one.tokens == 7).mean()) for one in group.completions]

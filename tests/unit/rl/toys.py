@@ -118,7 +118,7 @@ class Score:
     reason: str = "equal"
 
 
-def scorer(
+def judge(
     reward: Callable[[Question, Completion], float],
 ) -> Callable[[Sequence[tuple[Question, Completion]]], list[Score]]:
     def score(pairs: Sequence[tuple[Question, Completion]]) -> list[Score]:

@@ -27,6 +27,7 @@ def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
             "curation": {"sources": [generated], "gates": gates},
             "base": {"kind": "checkpoint", "source": "model", "digest": "0" * 64},
             "cold_start": {"examples": 10, "train": training},
+            "reasoning_rl": {"train": {"steps": 1, "prompts": 1, "group": 2, "max_new_tokens": 1, "learning_rate": 1e-3}},
             "evaluation": {"problems": 1, "samples": 1},
         }
     )
