@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline import chat
 from pipeline.errors import InputError
-from pipeline.generation.plain import generate
+from pipeline.generation.generate import generate
 from pipeline.model.checkpoint import load_model
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params

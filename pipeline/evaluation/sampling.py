@@ -4,7 +4,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from pipeline import chat
-from pipeline.generation.plain import generate
+from pipeline.generation.generate import generate
 from pipeline.model.decoder import Decoder
 from pipeline.params import Evaluation
 from pipeline.records import Sample, schema
@@ -43,8 +43,8 @@ def judge(
                     task=problem["task"],
                     number=number,
                     completion=completion.text,
-                    tokens=completion.tokens,
-                    finished=completion.finished,
+                    tokens=len(completion.tokens),
+                    finished=completion.finish != "length",
                     well_formed=parsed.well_formed,
                     verdict=verdict,
                 )

@@ -7,6 +7,8 @@ import numpy as np
 
 from pipeline.params import Sampling
 
+Finish = Literal["end", "stop", "length"]  # by the end token, by a stop string, by the token limit
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -28,6 +30,16 @@ class Completion:
     log_probabilities: np.ndarray  # (n,) float32: of each token under the model at the sampling temperature, before
     # top-p, top-k and min-p cut the distribution; at temperature 1 where that is 0
     text: str  # without the end token, and cut before a stop string
-    finish: Literal["end", "stop", "length"]  # by the end token, by a stop string, by the token limit
+    finish: Finish
     experts: np.ndarray | None = None  # (p + n − 1, mixture layers, k) int16, if asked for: the choice of every token
     # that went through the model, prompt included; the last token never does
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one more token of a streamed sample adds to its text."""
+
+    request: int
+    number: int
+    token: int
+    text: str  # '' while a character is unfinished or a stop string may be under way; all pieces make the whole text

@@ -1,34 +1,66 @@
-"""From logits to the next token of each sequence."""
+"""From logits to the next token of each sequence.
 
-import hashlib
+Shapes: B sequences, V vocabulary.
+Different from the textbook: each sequence has options of its own, and its random number comes from outside. top-p,
+top-k and min-p all look at the same distribution, that of the sampling temperature; a token must pass each of them.
+"""
+
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from pipeline.params import Sampling
+
+@dataclass(frozen=True)
+class Options:
+    """How each of B sequences is sampled, as tensors (B,) of float64; see `pipeline.params.Sampling`."""
+
+    temperature: Tensor  # 0 takes the likeliest token
+    top_p: Tensor
+    top_k: Tensor  # infinite where all tokens may be chosen
+    min_p: Tensor
+
+    @classmethod
+    def of(cls, columns: Tensor) -> Self:
+        """From columns (4, B) in the order of the fields."""
+        return cls(*columns)
 
 
-def randomness(seed: int, prompt: str, number: int, length: int) -> Tensor:
-    """Uniform numbers (length,) in [0, 1) for sample `number` of a prompt.
+def sample(logits: Tensor, uniform: Tensor, options: Options, cut: bool) -> tuple[Tensor, Tensor]:
+    """Next tokens (B,) from logits (B, V) by inverting the cumulative distribution at `uniform` (B,) float64.
 
-    Every sequence has numbers of its own, so its text does not depend on what else is in the batch.
+    `cut` says whether any sequence has a top-p, top-k or min-p; without, nothing has to be sorted. Also returns the
+    tokens' log-probabilities (B,) float32 at the sampling temperature, before any cut.
     """
-    digest = hashlib.sha256(f"{seed}\0{number}\0{prompt}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-    return torch.rand(length, generator=generator, dtype=torch.float64)
+    greedy = options.temperature == 0
+    temperature = torch.where(greedy, 1.0, options.temperature).float()
+    log_probabilities = (logits.float() / temperature[:, None]).log_softmax(-1)
+    # Sums over a vocabulary in float64: in float32 their last bits would move tokens near a boundary.
+    probabilities = log_probabilities.double().exp()
+    drawn = _draw_cut(probabilities, uniform, options) if cut else _draw(probabilities, uniform)
+    tokens = torch.where(greedy, logits.argmax(-1), drawn)
+    return tokens, log_probabilities.gather(1, tokens[:, None]).squeeze(1)
 
 
-def choose(logits: Tensor, uniform: Tensor, options: Sampling) -> Tensor:
-    """Next tokens (B,) from logits (B, V), by inverting the cumulative distribution at `uniform` (B,).
+def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cumulative probability exceeds `uniform` of the whole, (B,)."""
+    cumulative = probabilities.cumsum(-1)
+    place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    # Where rounding makes the target equal the whole mass, the last token that has any.
+    last = (cumulative < cumulative[:, -1:]).sum(-1)
+    return place.minimum(last)
 
-    Temperature 0 takes the likeliest token. `top_p` keeps the smallest set of likeliest tokens whose mass reaches it
-    (nucleus sampling, Holtzman et al. 2020).
+
+def _draw_cut(probabilities: Tensor, uniform: Tensor, options: Options) -> Tensor:
+    """The same among the tokens that pass top-p, top-k and min-p, likeliest first.
+
+    top-p keeps the smallest set of likeliest tokens whose mass reaches it (nucleus sampling, arXiv 1904.09751), min-p
+    those at least that share of the likeliest one's probability (arXiv 2407.01082). The likeliest token always passes.
     """
-    if options.temperature == 0:
-        return logits.argmax(-1)
-    probabilities, tokens = (logits.double() / options.temperature).softmax(-1).sort(stable=True, descending=True)
-    nucleus = probabilities.cumsum(-1) - probabilities < options.top_p  # the first token always belongs to it
-    cumulative = (probabilities * nucleus).cumsum(-1)
-    place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    place = place.minimum(nucleus.sum(-1, keepdim=True) - 1)  # where rounding makes the target equal the whole mass
-    return tokens.gather(-1, place).squeeze(-1)
+    ordered, tokens = probabilities.sort(stable=True, descending=True)
+    rank = torch.arange(ordered.shape[1], device=ordered.device)
+    passes = ordered.cumsum(-1) - ordered < options.top_p[:, None]
+    passes &= rank < options.top_k[:, None]
+    passes &= ordered >= options.min_p[:, None] * ordered[:, :1]
+    return tokens.gather(1, _draw(ordered * passes, uniform)[:, None]).squeeze(1)

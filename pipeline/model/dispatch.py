@@ -32,9 +32,12 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
 
 
 def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-    """`run_experts` by torch's grouped matrix product over tokens sorted by expert; D and I multiples of 16 bytes."""
-    order = experts.flatten().argsort(stable=True)
-    ends = torch.bincount(experts.flatten(), minlength=len(down)).cumsum(0).to(torch.int32)
+    """`run_experts` by torch's grouped matrix product over tokens sorted by expert; D and I multiples of 16 bytes.
+
+    Nothing is read back to the host (`bincount` would), so that it can be part of a CUDA graph.
+    """
+    chosen, order = experts.flatten().sort(stable=True)
+    ends = torch.searchsorted(chosen, torch.arange(len(down), device=x.device), right=True, out_int32=True)
     rows = x[order // experts.shape[1]]
     hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * weights.flatten()[order, None]
     out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)

@@ -16,17 +16,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Source: arXiv 1910.07467.
     """
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)[0]
     return _RMSNorm.apply(x, weight, eps)
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and the factor of each row."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    scale = mean_square.add_(eps).rsqrt_()
+    return (wide * scale).mul_(weight).to(x.dtype), scale
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean_square.add_(eps).rsqrt_()
+        normed, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
+        return normed
 
     @staticmethod
     @once_differentiable

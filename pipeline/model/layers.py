@@ -101,10 +101,10 @@ class MultiHeadLatentAttention(nn.Module):
         query = rotate(self._query(x).unflatten(-1, (self.heads, -1)), turns, shape.rope_interleave)  # (T, H, d)
         latent, rotary = self.kv_a_proj_with_mqa(x).split([shape.kv_lora_rank, shape.qk_rope_head_dim], dim=-1)
         rotary = rotate(rotary.unsqueeze(1), turns, shape.rope_interleave)  # (T, 1, R)
-        expanded = self.kv_b_proj(self.kv_a_layernorm(latent)).unflatten(-1, (self.heads, -1))
-        key, value = expanded.split([shape.qk_nope_head_dim, shape.v_head_dim], dim=-1)
-        key = torch.cat((key, rotary.expand(-1, self.heads, -1)), dim=-1)  # (T, H, d)
-        return self.o_proj(context.attend(self.layer, query, key, value, self.scale).flatten(1))
+        latent = self.kv_a_layernorm(latent)  # (T, C)
+        return self.o_proj(
+            context.attend_latent(self.layer, query, latent, rotary, self.kv_b_proj, self.scale).flatten(1)
+        )
 
     def _query(self, x: Tensor) -> Tensor:
         if self.shape.q_lora_rank is None:

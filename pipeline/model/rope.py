@@ -9,6 +9,7 @@ Sources: RoFormer (arXiv 2104.09864); YaRN (arXiv 2309.00071) section 3; the lla
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,9 +21,17 @@ from pipeline.model.parts import Rope
 
 def rotations(rope: Rope, positions: Tensor, dim: int) -> Tensor:
     """The turn e^(i · angle) of every position (T,) for each pair of `dim` = R dimensions: (T, 1, R/2) complex64."""
-    frequencies, scale = inverse_frequencies(rope, dim)
-    angles = positions[:, None, None].float() * frequencies.to(positions.device)
+    frequencies, scale = _frequencies_on(rope, dim, positions.device)
+    angles = positions[:, None, None].float() * frequencies
     return torch.polar(torch.full_like(angles, scale), angles)
+
+
+@cache
+def _frequencies_on(rope: Rope, dim: int, device: torch.device) -> tuple[Tensor, float]:
+    """`inverse_frequencies`, kept on the device: a decoding step takes no longer than working them out."""
+    with torch.inference_mode(False):  # for training too, whoever asks first
+        frequencies, scale = inverse_frequencies(rope, dim)
+        return frequencies.to(device), scale
 
 
 def inverse_frequencies(rope: Rope, dim: int) -> tuple[Tensor, float]:
@@ -82,6 +91,8 @@ def rotate(x: Tensor, turns: Tensor, interleaved: bool) -> Tensor:
 
     The two numbers of a pair are neighbours if interleaved, else R/2 apart.
     """
+    if not torch.is_grad_enabled():
+        return _rotated(x, turns, interleaved)
     return _Rotation.apply(x, turns, interleaved)
 
 

@@ -47,6 +47,9 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("curation.gates", {"min_task_share": 0.5, "max_task_share": 0.2}, "min_task_share 0.5 is above"),
         ("base.kind", "train", "Input tag 'train' found using 'kind' does not match"),
         ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
+        ("evaluation.sampling", {"temperature": 0.0, "top_k": 5}, "top_k: 5 has no effect at temperature 0"),
+        ("evaluation.sampling", {"temperature": 0.0, "min_p": 0.1}, "min_p: 0.1 has no effect at temperature 0"),
+        ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
 )
 def test_a_broken_rule_names_key_value_and_rule(

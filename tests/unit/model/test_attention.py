@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.attention import KeyValueCache, PackedSequences
+from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 
 from .reference import decoder, positions_of, random_sequences
@@ -35,26 +35,6 @@ def test_no_token_sees_a_later_one_or_another_sequence(case: str) -> None:
     torch.testing.assert_close(before[:12], after[:12], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(other, other_after, atol=2e-5, rtol=1e-4)
     assert not torch.allclose(before[12:], after[12:], atol=1e-3)
-
-
-@pytest.mark.parametrize("case", FAMILIES)
-@torch.no_grad()
-def test_decoding_with_a_cache_is_the_full_forward(case: str) -> None:
-    model, prompt_lengths, ends = decoder(case), [6, 1, 11], [9, 8, 13]
-    sequences = random_sequences(ends)
-    expected = hidden(model, sequences)
-    cache = KeyValueCache(model.config, batch=3, max_length=13)
-    prompts = torch.cat([s[:length] for s, length in zip(sequences, prompt_lengths, strict=True)])
-    output = model(prompts, cache.prefill(prompt_lengths), cache).hidden.split(prompt_lengths)
-    for row in range(3):
-        torch.testing.assert_close(output[row], expected[row][: prompt_lengths[row]], atol=2e-5, rtol=1e-4)
-    while live := [row for row in range(3) if cache.lengths[row] < ends[row]]:
-        at = [int(cache.lengths[row]) for row in live]
-        tokens = torch.stack([sequences[row][index] for row, index in zip(live, at, strict=True)])
-        step = model(tokens, cache.extend(torch.tensor(live)), cache).hidden
-        wanted = torch.stack([expected[row][index] for row, index in zip(live, at, strict=True)])
-        torch.testing.assert_close(step, wanted, atol=2e-5, rtol=1e-4)
-    assert cache.lengths.tolist() == ends
 
 
 @pytest.mark.parametrize("lengths", [[], [3, 0]])

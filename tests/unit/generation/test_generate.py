@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pipeline import chat
-from pipeline.generation import plain
-from pipeline.generation.plain import generate
+from pipeline.errors import InputError
+from pipeline.generation import generate as module
+from pipeline.generation.generate import generate
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -62,7 +63,7 @@ def test_greedy_equals_decoding_without_a_cache(model: Decoder) -> None:
 def test_a_text_does_not_depend_on_what_else_is_in_the_batch(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Sampling(temperature=1.0, max_new_tokens=16)
     together = _texts(model, PROMPTS, options, samples=3)
-    monkeypatch.setattr(plain, "BATCH", 2)
+    monkeypatch.setattr(module, "SLOTS", 2)
     assert _texts(model, PROMPTS, options, samples=3) == together
     assert [_texts(model, [prompt], options, samples=3)[0] for prompt in PROMPTS] == together
 
@@ -76,8 +77,17 @@ def test_samples_and_seeds_differ(model: Decoder) -> None:
 def test_the_limit_cuts_and_the_end_token_ends(model: Decoder) -> None:
     options = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=30)
     found = [c for row in generate(model, TOKENIZER, PROMPTS, options, samples=40, seed=0, title="test") for c in row]
-    assert {completion.finished for completion in found} == {True, False}
+    assert {completion.finish for completion in found} == {"end", "length"}
     for completion in found:
         assert chat.EOS not in completion.text
-        assert (completion.tokens == 30) or completion.finished
-        assert completion.tokens <= 30
+        assert len(completion.tokens) <= 30
+        assert len(completion.tokens) == 30 or completion.finish == "end"
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(model: Decoder) -> None:
+    with pytest.raises(InputError, match=r"prompt of 100 tokens and max_new_tokens = 64 of '111.*max_length = 128"):
+        _texts(model, ["1" * 100], Sampling(max_new_tokens=64))
+
+
+def test_no_prompts_are_no_completions(model: Decoder) -> None:
+    assert _texts(model, [], Sampling()) == []
