@@ -81,7 +81,7 @@ class RowSource(Section):
     name: Name
     task: Name  # where `fields.task` is not given
     language: Language | None = None  # of all rows, where `fields.language` is not given; None: detected
-    verifier: Literal["exact", "numeric", "math"] = "math"
+    verifier: Literal["exact", "numeric", "math", "code"] = "math"
     split: Literal["train", "evaluation"] | None = None  # None: by content hash, as `held_out` says
     fields: FieldMap = FieldMap()
 
