@@ -241,6 +241,37 @@ class ColdStart(Section):
     train: Training
 
 
+# ---------------------------------------------------------------- rewards
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Weights(Section):
+    """Of the parts of a rule reward. R1's: accuracy and format alike, language consistency added as the share it is."""
+
+    accuracy: Weight = 1.0  # 1 for a right answer
+    format: Weight = 1.0  # 1 for a well-formed completion
+    language: Weight = 1.0  # share of the thinking's words in `language`
+    length: Weight = 0.0  # DAPO's soft overlong punishment: from 0 down to −1
+    repetition: Weight = 0.0  # from 0 down to −1
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Weights":
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Rewards(Section):
+    """The rule reward of a completion: the sum of its parts by their weights. A part of weight 0 is not computed."""
+
+    weights: Weights = Weights()
+    language: Language = "en"
+    overlong_buffer: Count = 64  # tokens below the limit in which a completion is punished for its length
+    repetition_ngram: Annotated[int, Field(ge=2)] = 10  # units: words, numbers, signs
+
+
 # ---------------------------------------------------------------- evaluation
 
 

@@ -24,6 +24,7 @@ from pipeline.rewards.seccomp import MACHINES
 
 LIMITS = Limits(wall_seconds=20.0, disk_bytes=4 * sandbox.MIB, file_bytes=sandbox.MIB)
 LEFT_BEHIND = "leave a process behind"  # the one attempt that succeeds inside; it fails where the process ends with it
+PLANTED_IN = "/var/tmp"  # not /tmp, of which the sandbox has one of its own
 ENVIRONMENT = ("LANG", "HOME", "PYTHONHASHSEED", "PWD")  # all that there may be
 
 _NAMESPACES = {  # file: the value with which nobody but root may make a user namespace
@@ -59,7 +60,7 @@ def require_sandbox() -> None:
 def probe() -> list[str]:
     """Run the probe. Returns what it could do and ought not to; empty where the sandbox holds."""
     with (
-        tempfile.TemporaryDirectory() as name,
+        tempfile.TemporaryDirectory(dir=PLANTED_IN) as name,
         socket.create_server(("127.0.0.1", 0)) as internet,
         socket.socket(socket.AF_UNIX) as local,
     ):

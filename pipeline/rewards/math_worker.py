@@ -32,7 +32,7 @@ _LONGEST_EXPRESSION = 2_000
 
 _DELIMITED = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d{3}(?!\d))", re.ASCII)
-_SECOND = re.compile(r"\b(?:or|and|either|maybe|not)\b|(?:[?;~&@#:]|\d\s|\\quad|\\[,; ])\s*\d")
+_SECOND = re.compile(r"\b(?:or|and|either|maybe|not)\b|(?:[?;~&@#]|\d\s|\\quad|\\[,; ])\s*\d")
 """Where a second value may begin."""
 
 
