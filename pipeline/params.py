@@ -82,7 +82,7 @@ class RowSource(Section):
     name: Name
     task: Name  # where `fields.task` is not given
     language: Language | None = None  # of all rows, where `fields.language` is not given; None: detected
-    verifier: Literal["exact", "numeric", "math"] = "math"
+    verifier: Literal["exact", "numeric", "math", "code"] = "math"
     split: Literal["train", "evaluation"] | None = None  # None: by content hash, as `held_out` says
     fields: FieldMap = FieldMap()
 
@@ -247,6 +247,34 @@ class ColdStart(Section):
     train: Training
 
 
+# ---------------------------------------------------------------- rewards
+
+
+class Weights(Section):
+    """Of the parts of a rule reward. R1's: accuracy and format alike, language consistency added as the share it is."""
+
+    accuracy: NonNegative = 1.0  # 1 for a right answer
+    format: NonNegative = 1.0  # 1 for a well-formed completion
+    language: NonNegative = 1.0  # share of the thinking's words in `language`
+    length: NonNegative = 0.0  # DAPO's soft overlong punishment: from 0 down to −1
+    repetition: NonNegative = 0.0  # from 0 down to −1
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Weights":
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Rewards(Section):
+    """The rule reward of a completion: the sum of its parts by their weights. A part of weight 0 is not computed."""
+
+    weights: Weights = Weights()
+    language: Language = "en"
+    overlong_buffer: Count = 64  # tokens below the limit in which a completion is punished for its length
+    repetition_ngram: Annotated[int, Field(ge=2)] = 10  # units: words, numbers, signs
+
+
 # ---------------------------------------------------------------- reinforcement learning
 
 
@@ -324,7 +352,17 @@ class ReasoningRL(Section):
 
     start: Literal["cold_start", "base"] = Field("cold_start", alias="from")
     train: GRPO
+    rewards: Rewards = Rewards()
     health: Health = Health()
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> "ReasoningRL":
+        if self.rewards.weights.length and self.rewards.overlong_buffer > self.train.max_new_tokens:
+            raise ValueError(
+                f"rewards.overlong_buffer {self.rewards.overlong_buffer} is above train.max_new_tokens "
+                f"{self.train.max_new_tokens}"
+            )
+        return self
 
 
 # ---------------------------------------------------------------- evaluation

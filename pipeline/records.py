@@ -15,8 +15,9 @@ import polars as pl
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
-Verifier = Literal["exact", "numeric", "math", "none"]
-"""How an answer is checked: same text, same number, mathematically equal (math-verify), or not checkable at all."""
+Verifier = Literal["exact", "numeric", "math", "code", "none"]
+"""How an answer is checked: same text, same number, mathematically equal (math-verify), a program that passes the gold
+answer's tests, or not checkable at all."""
 
 Split = Literal["train", "evaluation"]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
-from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion
 from pipeline.model.checkpoint import load_model
 from pipeline.model.tokenizer import load_tokenizer
@@ -75,12 +74,10 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
             "loss": {"kl_coefficient": 0.001},
         }
     )
-    asked = questions(prompts * steps, tokenizer)
-    longest = max(len(question.prompt) for question in asked)
-    engine = Engine(policy, tokenizer, seed=0, slots=options.slots, max_length=longest + new_tokens)
+    line = Questions(questions(prompts * steps, tokenizer), seed=0)
     step = Step(
-        questions=Questions(asked, seed=0),
-        generate=rollout_engine(engine),
+        questions=line,
+        generate=rollout_engine(policy, tokenizer, line, options, seed=0),
         judge=scores,
         learner=Learner(policy, options, seed=0),
         health=health.Health(Health()),

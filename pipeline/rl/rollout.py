@@ -16,6 +16,7 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
+from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO, Sampling
 from pipeline.records import Problem
 
@@ -95,11 +96,21 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
     ]
 
 
-def rollout_engine(engine: Engine) -> Generate:
-    """An engine, idle between calls, as the step sees it. It counts requests over its whole life."""
+def rollout_engine(
+    policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Questions, options: GRPO, seed: int
+) -> Generate:
+    """An engine over the policy's own weights, with room for these questions. It is kept from step to step."""
+    engine = Engine(
+        policy,
+        tokenizer,
+        seed=seed,
+        slots=min(options.slots, options.prompts * options.group),
+        max_length=questions.longest + options.max_new_tokens,
+        record_experts=options.replay_experts,
+    )
 
     def generate(requests: Sequence[Request]) -> Iterator[Completion]:
-        places = {engine.submit(request): place for place, request in enumerate(requests)}
+        places = {engine.submit(request): place for place, request in enumerate(requests)}  # it counts on for ever
         for completion in engine.run():
             yield replace(completion, request=places[completion.request])
 

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 from pipeline.files import atomic_folder
-from pipeline.generation.engine import Engine
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
@@ -18,26 +17,17 @@ from pipeline.rl.scoring import rule_rewards
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options = params.reasoning_rl
-    models = {"cold_start": job.input("cold_start", "model"), "base": job.input("base", "model")}
-    start = models[options.start]
+    start = {"cold_start": job.input("cold_start", "model"), "base": job.input("base", "model")}[options.start]
     policy, tokenizer = load_model(start), load_tokenizer(start)
     asked = checkable_questions(tokenizer, read_table(job.input("curation", "problems.parquet"), Problem))
     scorer = Scorer(options.rewards)
     scorer.require({question.problem.verifier for question in asked})
     questions = Questions(asked, params.seed)
-    engine = Engine(
-        policy,
-        tokenizer,
-        seed=params.seed,
-        slots=options.train.slots,
-        max_length=questions.longest + options.train.max_new_tokens,
-        record_experts=options.train.replay_experts,
-    )
     summary = train(
         policy,
         questions,
         options.train,
-        generate=rollout_engine(engine),
+        generate=rollout_engine(policy, tokenizer, questions, options.train, params.seed),
         judge=rule_rewards(scorer, options.train.max_new_tokens),
         health=Health(options.health),
         seed=params.seed,

@@ -119,8 +119,9 @@ def test_question_that_takes_too_long_times_out_and_the_next_one_is_answered(mon
 
 def test_worker_that_dies_is_replaced() -> None:
     assert verify("x+1", "1+x", "math").verdict == "right"
-    math_worker._workers[0].process.kill()
-    math_worker._workers[0].process.wait()
+    [*_, worker] = math_worker._idle
+    worker.process.kill()
+    worker.process.wait()
     assert verify("x+1", "1+x", "math").verdict == "timed out"
     assert verify("x+1", "1+x", "math").verdict == "right"
 
