@@ -99,7 +99,16 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
 def rollout_engine(
     policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Questions, options: GRPO, seed: int
 ) -> Generate:
-    """An engine over the policy's own weights, with room for these questions. It is kept from step to step."""
+    """An engine over the policy's own weights, with room for these questions. It is kept from step to step.
+
+    Raises InputError where the longest prompt and `max_new_tokens` do not fit into the model together.
+    """
+    room = policy.config.max_position_embeddings
+    if questions.longest + options.max_new_tokens > room:
+        raise InputError(
+            f"max_new_tokens = {options.max_new_tokens}: must, with the longest prompt's {questions.longest} tokens, "
+            f"be at most the model's max_position_embeddings = {room}"
+        )
     engine = Engine(
         policy,
         tokenizer,
