@@ -1,5 +1,7 @@
 """Fixtures of several test folders."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,21 @@ from pipeline.process import spin_briefly
 from tests.project import FlowProject
 
 spin_briefly()  # before any test imports torch
+
+
+def silenced() -> set[str]:
+    """Loggers of ours that a library's logging set-up has switched off."""
+    logging.getLogger("pipeline")  # one that is there already
+    ours = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("pipeline", "flows")]
+    return {name for name in ours if logging.getLogger(name).disabled}
+
+
+@pytest.fixture(autouse=True)
+def loggers_stay_on() -> Iterator[None]:
+    """Who switches our loggers off is found there, not by some later test's empty caplog."""
+    before = silenced()
+    yield
+    assert silenced() <= before
 
 
 @pytest.fixture

@@ -104,10 +104,12 @@ def test_a_run_of_another_store_is_not_continued(project: Path) -> None:
 
 def test_two_first_starts_at_once_both_get_a_run(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.params import Tracking\n"
+        "import logging, sys\nfrom pathlib import Path\nfrom pipeline.params import Tracking\n"
         "from pipeline.tracking import Description, Tracker\n"
+        "logging.getLogger('pipeline.before')\n"
         "with Tracker(Tracking(), Path(sys.argv[1]), Description(sys.argv[2], 'key', {}, {})) as tracker:\n"
         "    tracker.log({'x': 1.0}, 0)\n"
+        "sys.exit(logging.getLogger('pipeline.before').disabled)\n"  # migrating sets logging up, but not ours
     )
     both = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), stage]) for stage in ("base", "curation")]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
