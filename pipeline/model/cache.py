@@ -12,6 +12,7 @@ queries. Both are the same sum in another order.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,16 @@ from torch import Tensor, nn
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What `SlotCache.begin` was told of the run: the place of every token, and how far each decoding row reaches."""
+
+    places: Tensor
+    lengths: Tensor
+    longest: int
+    prompts: PackedSequences | None
 
 
 class SlotCache:
@@ -129,15 +140,6 @@ class SlotCache:
             plane[:, rows, :, : part.shape[2]] = part[:, None]
 
 
-class _Run:
-    """What `SlotCache.begin` was told of the run: the place of every token, and how far each decoding row reaches."""
-
-    __slots__ = ("lengths", "longest", "places", "prompts")
-
-    def __init__(self, places: Tensor, lengths: Tensor, longest: int, prompts: PackedSequences | None) -> None:
-        self.places, self.lengths, self.longest, self.prompts = places, lengths, longest, prompts
-
-
 def _store(plane: Tensor, places: Tensor, new: Tensor) -> None:
     """Write new (T, G, d) or (T, d) to the rows `places` of plane (S, G, L, d) as one run of rows of width d."""
     plane.view(-1, plane.shape[-1]).index_copy_(0, places, new.reshape(-1, plane.shape[-1]).to(plane.dtype))
@@ -169,4 +171,4 @@ def _attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, sca
     unseen = torch.arange(keys.shape[1], device=query.device) >= lengths[:, None]
     mask = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device).masked_fill_(unseen, -torch.inf)
     scores = torch.baddbmm(mask[:, None], query, keys.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1), values)
+    return torch.bmm(scores.softmax(-1, dtype=torch.float32).to(query.dtype), values)

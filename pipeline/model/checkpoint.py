@@ -25,6 +25,7 @@ from pipeline.model.experts import Experts
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -37,6 +38,8 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32, device: t
     """Read a checkpoint folder; raises InputError that names the file and what is wrong with it."""
     folder = Path(folder)
     raw = _read_json(folder / "config.json")
+    if (folder / GENERATION).is_file():  # where both say what ends a completion, this one is meant: chat models differ
+        raw |= {"eos_token_id": _read_json(folder / GENERATION).get("eos_token_id", raw.get("eos_token_id"))}
     with torch.device("meta"):
         model = Decoder(ModelConfig.from_hf(raw))
     model.cast(dtype).to_empty(device=device)
@@ -65,7 +68,7 @@ def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10
         config = model.config.to_hf() | {"dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch.")}
         write_json(temporary / "config.json", config)
         special = {key: config[key] for key in SPECIAL_TOKENS if config[key] is not None}
-        write_json(temporary / "generation_config.json", special)
+        write_json(temporary / GENERATION, special)
         shards = _shards(disk_tensors(model), max_shard_bytes)
         names = (
             [SINGLE]

@@ -53,6 +53,19 @@ def test_log_probabilities_are_those_of_a_whole_forward(case: str, temperature: 
         assert np.abs(completion.log_probabilities - expected.numpy()).max() < 1e-4
 
 
+@pytest.mark.parametrize("case", ["deepseek-plain", "llama-grouped"])
+def test_bfloat16_stays_close_to_a_whole_forward(case: str) -> None:
+    model = decoder(case).cast(torch.bfloat16)
+    requests = [request(prompt, DRAWN) for prompt in PROMPTS]
+    gaps = []
+    for (index, _), completion in complete(engine(model), requests).items():
+        hidden = whole_forward(model, requests[index], completion).hidden[len(PROMPTS[index]) - 1 :]
+        expected = (model.logits(hidden).float() / 0.8).log_softmax(-1)
+        chosen = expected.gather(1, torch.from_numpy(completion.tokens)[:, None])[:, 0].detach().numpy()
+        gaps += np.abs(completion.log_probabilities - chosen).tolist()
+    assert np.median(gaps) < 0.02  # a token that rounding sends to another expert is further off
+
+
 @pytest.mark.parametrize("case", SPARSE)
 def test_recorded_experts_are_those_of_a_whole_forward(case: str) -> None:
     model = decoder(case)

@@ -157,3 +157,12 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
         save_model(decoder("qwen2-yarn"), tmp_path / "model")
     assert (tmp_path / "model" / WEIGHTS).read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_generation_config_says_what_ends_a_completion(tmp_path: Path) -> None:
+    save_model(decoder("qwen2-tied"), tmp_path)
+    assert load_model(tmp_path).config.eos_token_id == 2
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 2]}))
+    assert load_model(tmp_path).config.eos_token_id == (7, 2)
+    (tmp_path / "generation_config.json").write_text("{}")
+    assert load_model(tmp_path).config.eos_token_id == 2
