@@ -82,6 +82,7 @@ class Sample:
     finished: bool  # False where the token limit cut it
     well_formed: bool
     verdict: str  # right | wrong | unparseable | timed out
+    verifier: str  # whose verdict, and in which version: "numeric 1"
 
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")

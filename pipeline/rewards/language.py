@@ -68,7 +68,7 @@ _LANGUAGES: Final = {
 
 _NEUTRAL = re.compile(
     r"```.*?(?:```|$)|`[^`\n]*`"  # code
-    r"|\$\$.{0,2000}?\$\$|\$[^$\n]*\$|\\\(.{0,2000}?\\\)|\\\[.{0,2000}?\\\]"  # formulas; a bound, or time is quadratic
+    r"|\$\$.{0,500}?\$\$|\$[^$\n]*\$|\\\(.{0,500}?\\\)|\\\[.{0,500}?\\\]"  # formulas; a bound, or time is quadratic
     r"|\\[A-Za-z]+|https?://\S+|</?(?:think|answer)>",
     re.DOTALL,
 )

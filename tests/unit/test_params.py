@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.params import load_params
+from pipeline.params import Rewards, load_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").rglob("*.yaml"))]
@@ -78,6 +79,24 @@ def test_a_broken_rule_names_key_value_and_rule(
         load_params(_write(document, tmp_path))
     assert message in str(error.value)
     assert "params.yaml: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"weights": {"accuracy": -1.0}}, "greater than or equal to 0"),
+        ({"weights": {"accuracy": float("nan")}}, "greater than or equal to 0|finite number"),
+        ({"weights": {"accuracy": float("inf")}}, "finite number"),
+        ({"weights": {"accuracy": 0.0, "format": 0.0, "language": 0.0}}, "at least one weight must be above 0"),
+        ({"weights": {"style": 1.0}}, "Extra inputs are not permitted"),
+        ({"language": "English"}, "should match pattern"),
+        ({"overlong_buffer": 0}, "greater than or equal to 1"),
+        ({"repetition_ngram": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_rewards_that_cannot_be_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Rewards.model_validate(section)
 
 
 def test_two_sources_of_one_name_are_refused(default: dict[str, Any], tmp_path: Path) -> None:

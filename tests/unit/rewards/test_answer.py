@@ -136,6 +136,12 @@ def test_worker_that_dies_is_replaced() -> None:
         (r"\sqrt{2}", "math", True),
         ("((((", "math", False),
         ("", "none", True),
+        ('[["1 2", "3"]]', "code", True),
+        ("[]", "code", False),
+        ('[["1 2", 3]]', "code", False),
+        ('{"1 2": "3"}', "code", False),
+        ("print(3)", "code", False),
+        ("[" * 100_000, "code", False),
     ],
 )
 def test_gold_is_readable_by_its_verifier(gold: str, verifier: str, expected: bool) -> None:

@@ -18,23 +18,12 @@ from pipeline.rewards.code import verify_code
 from pipeline.rewards.containment import probe, require_sandbox
 from pipeline.rewards.sandbox import MIB, Limits, run
 from tests.unit.rewards import hostile
+from tests.unit.rewards.needs import needs_sandbox
 
 GOLD = '[["", "42\\n"]]'
 LIMITS = Limits(cpu_seconds=1, wall_seconds=3.0, memory_bytes=256 * MIB)
 SECRET = "0123456789abcdef-secret"
 CALLS = {"x86_64": {"clone": 56, "bpf": 321}, "aarch64": {"clone": 220, "bpf": 280}}
-
-
-def _missing() -> str:
-    """Why no sandbox works here; empty where one does."""
-    try:
-        require_sandbox()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-needs_sandbox = pytest.mark.skipif(bool(_missing()), reason=_missing())
 
 
 @pytest.fixture(scope="module")
