@@ -98,6 +98,27 @@ def test_an_engine_that_tells_the_truth_shows_no_gap_and_one_that_errs_does():
     assert 0.2 < figures["importance_capped"] < 0.8  # half of the errors are upwards
 
 
+RECIPES: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # of docs/reasoning-rl.md: loss, the rest
+    "Dr. GRPO": ({"normalisation": "constant"}, {"scale_by_std": False}),
+    "DAPO": ({"normalisation": "token", "clip_high": 0.28, "kl_coefficient": 0.0}, {"resample_rounds": 3}),
+    "GSPO": ({"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}, {"minibatches": 3}),
+    "R1": ({"clip_low": 10.0, "clip_high": 10.0}, {"minibatches": 16, "reference_every": 400}),
+    "off policy": ({"old": "engine", "kl": "k2"}, {"minibatches": 2}),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_moves_the_policy(recipe: str):
+    loss, rest = RECIPES[recipe]
+    model = decoder()
+    before = model.embed_tokens.weight.clone()
+    figures = step(grpo(loss, **rest), model=model).run(0, 0).figures
+    assert figures["gradient_norm"] > 0
+    assert not torch.equal(before, model.embed_tokens.weight)
+    if recipe == "GSPO":
+        assert figures["clipped_low"] + figures["clipped_high"] > 0  # bounds as tight as these are felt at once
+
+
 def only_even(chosen: Question, completion: Completion) -> float:
     """A reward that differs within a group for even questions alone."""
     return 1.0 if int(chosen.problem.id) % 2 else counted(chosen, completion) + len(completion.tokens) / 100
