@@ -43,11 +43,11 @@ def run_stage(stage: str, root: Path) -> None:
         attempt.update(key=work.key)
         settle(params)
         module = importlib.import_module(f"pipeline.stages.{stage}")
-        values = params.model_dump(mode="json")
+        values = params.model_dump(mode="json", by_alias=True)
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
         described = Description(stage, work.key, {name: values[name] for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
-            job = Job(stage, root, work.key, tracker.log)
+            job = Job(stage, root, work.key, tracker.log, tracker.table)
             metrics = module.run(params, job)
             write_json(job.output("metrics.json"), metrics, sort=False)
             tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)

@@ -151,6 +151,22 @@ def bench_sft(
     _show(measure(model, batch, steps, dtype.value), as_json)
 
 
+@bench.command("grpo")
+def bench_grpo(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="A checkpoint with its tokenizer.")],
+    prompts: Annotated[int, typer.Option(min=1)] = 32,
+    group: Annotated[int, typer.Option(min=2, help="Completions per prompt.")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="At most, per completion.")] = 64,
+    steps: int = 6,
+    dtype: Dtype = Dtype.float32,
+    as_json: Json = False,
+) -> None:
+    """Reinforcement learning: seconds a step, samples and tokens a second."""
+    from pipeline.bench.grpo import run as measure
+
+    _show(measure(model, prompts, group, new_tokens, steps, dtype.value), as_json)
+
+
 @bench.command("generate")
 def bench_generate(
     model: Annotated[Path, typer.Option(metavar="DIR", help="A checkpoint with its tokenizer.")],

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
+from pipeline.rewards.containment import require_sandbox
 from pipeline.tracking import require_answer
 
 GIB = 2**30
@@ -41,6 +42,7 @@ def examine(root: Path) -> Iterator[Check]:
     yield from _packages()
     yield Check("git", shutil.which("git") is not None, shutil.which("git") or "not found")
     yield from _machine(root)
+    yield _sandbox()
     for folder in (root, root / "artifacts", root / "runs", root / ".dvc"):
         yield _writable(folder)
     try:
@@ -81,6 +83,15 @@ def _machine(root: Path) -> Iterator[Check]:
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     names = [f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices]
     yield Check("gpu", True, ", ".join(names) or "none: everything runs on the cores")
+
+
+def _sandbox() -> Check:
+    """No fault where it is missing: only problems with verifier `code` need it, and they refuse to run without."""
+    try:
+        require_sandbox()
+    except InputError as error:
+        return Check("sandbox", True, f"none: {error}")
+    return Check("sandbox", True, "programs are contained")
 
 
 def _writable(folder: Path) -> Check:

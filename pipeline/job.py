@@ -6,7 +6,7 @@ run to run (checkpoints to resume from, its state, times) lies under `runs/<stag
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from pipeline.files import digest
 
 Log = Callable[[Mapping[str, float], int], None]
 """Called with named figures and the step they belong to."""
+
+Table = Callable[[str, int, Sequence[Mapping[str, str | float]]], None]
+"""Called with a table's name, the step it belongs to, and its rows: column → what a person is to read."""
 
 DAG_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"
@@ -31,6 +34,7 @@ class Job:
     root: Path  # the project folder
     key: str  # hash of the stage's params and dependencies
     log: Log
+    table: Table
 
     def output(self, name: str) -> Path:
         """Where this stage writes `name`. Write it atomically (pipeline.files)."""

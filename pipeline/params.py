@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Language = Annotated[str, Field(pattern="^[a-z]{2}$")]  # ISO 639-1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
@@ -81,7 +82,7 @@ class RowSource(Section):
     name: Name
     task: Name  # where `fields.task` is not given
     language: Language | None = None  # of all rows, where `fields.language` is not given; None: detected
-    verifier: Literal["exact", "numeric", "math"] = "math"
+    verifier: Literal["exact", "numeric", "math", "code"] = "math"
     split: Literal["train", "evaluation"] | None = None  # None: by content hash, as `held_out` says
     fields: FieldMap = FieldMap()
 
@@ -192,23 +193,28 @@ class Curation(Section):
 # ---------------------------------------------------------------- training
 
 
-class Training(Section):
-    """Options of the supervised training loop."""
+class Optimisation(Section):
+    """Options of every loop that trains: the optimiser's, and how its steps are cut and kept."""
 
     steps: Count
-    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
     micro_batch_tokens: Count = 16_384  # at most at once through the model; bounds memory, does not change the result
     learning_rate: Positive
     warmup: Share = 0.05  # of the steps
     final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     beta1: Share = 0.9
     beta2: Share = 0.95
     gradient_clip: Positive = 1.0
-    balance_rate: Annotated[float, Field(ge=0)] = 0.001  # update of the routers' balancing bias, per step
-    balance_loss: Annotated[float, Field(ge=0)] = 1e-4
+    balance_rate: NonNegative = 0.001  # update of the routers' balancing bias, per update of the weights
+    balance_loss: NonNegative = 1e-4
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Count = 100  # steps
+
+
+class Training(Optimisation):
+    """Options of the supervised training loop."""
+
+    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
 
 
 class Corpus(Section):
@@ -241,6 +247,34 @@ class ColdStart(Section):
     train: Training
 
 
+# ---------------------------------------------------------------- rewards
+
+
+class Weights(Section):
+    """Of the parts of a rule reward. R1's: accuracy and format alike, language consistency added as the share it is."""
+
+    accuracy: NonNegative = 1.0  # 1 for a right answer
+    format: NonNegative = 1.0  # 1 for a well-formed completion
+    language: NonNegative = 1.0  # share of the thinking's words in `language`
+    length: NonNegative = 0.0  # DAPO's soft overlong punishment: from 0 down to −1
+    repetition: NonNegative = 0.0  # from 0 down to −1
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Weights":
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Rewards(Section):
+    """The rule reward of a completion: the sum of its parts by their weights. A part of weight 0 is not computed."""
+
+    weights: Weights = Weights()
+    language: Language = "en"
+    overlong_buffer: Count = 64  # tokens below the limit in which a completion is punished for its length
+    repetition_ngram: Annotated[int, Field(ge=2)] = 10  # units: words, numbers, signs
+
+
 # ---------------------------------------------------------------- reinforcement learning
 
 
@@ -270,6 +304,66 @@ class Health(Section):
     spike_factor: Annotated[float, Field(gt=1)] = 10.0  # gradient norm or loss over its running median
     spike_floor: Positive = 1.0  # neither is a spike below: clipping holds the norm, normalised advantages the loss
     spike_window: Count = 50  # steps of the running median
+
+
+class PolicyLoss(Section):
+    """The loss of GRPO and of its descendants; pipeline/rl/loss.py has each formula with its paper."""
+
+    normalisation: Literal["sequence", "token", "constant"] = "sequence"  # GRPO, DAPO, Dr. GRPO
+    ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO
+    old: Literal["trainer", "engine"] = "trainer"  # whose log-probabilities the ratio is against
+    clip_low: NonNegative = 0.2  # the ratio may fall to 1 − this …
+    clip_high: NonNegative = 0.2  # … and rise to 1 + this; R1's first stage: 10, DAPO: 0.28
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    kl_coefficient: NonNegative = 0.001  # R1's; 0: no reference is held in memory
+    importance_cap: Positive | None = None  # of the weights that correct rollout/trainer drift; None: no correction
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> "PolicyLoss":
+        if self.importance_cap is not None and self.old == "engine":
+            raise ValueError(
+                f"importance_cap {self.importance_cap}: must be null with old: engine, whose ratio corrects the drift"
+            )
+        return self
+
+
+class GRPO(Optimisation):
+    """Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300, section 4), with R1's options."""
+
+    prompts: Count  # per step, each with a group of completions; R1: 32
+    group: Annotated[int, Field(ge=2)]  # completions of one prompt; R1: 16
+    max_new_tokens: Count
+    temperature: Positive = 1.0  # of the rollouts, and of every log-probability
+    slots: Count = 256  # completions that are written side by side; bounds memory, does not change the texts
+    final_learning_rate: Share = 1.0  # constant after the warm-up
+    beta2: Share = 0.99
+    micro_batch_tokens: Count = 8_192
+    minibatches: Count = 1  # updates per rollout; R1: 16
+    scale_by_std: bool = True  # advantages in standard deviations of their group; False: Dr. GRPO
+    resample_rounds: Annotated[int, Field(ge=0)] = 0  # in which groups without spread are replaced by new prompts' ones
+    reference_every: Count = 400  # steps, after which the reference becomes the policy
+    replay_experts: bool = False  # train the experts that the rollout used
+    table_every: Count = 10  # steps between two tables of samples
+    checkpoint_every: Count = 10
+    loss: PolicyLoss = PolicyLoss()
+
+
+class ReasoningRL(Section):
+    """Dev2: reinforcement learning on rewards that can be checked. From the base model it is R1-Zero."""
+
+    start: Literal["cold_start", "base"] = Field("cold_start", alias="from")
+    train: GRPO
+    rewards: Rewards = Rewards()
+    health: Health = Health()
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> "ReasoningRL":
+        if self.rewards.weights.length and self.rewards.overlong_buffer > self.train.max_new_tokens:
+            raise ValueError(
+                f"rewards.overlong_buffer {self.rewards.overlong_buffer} is above train.max_new_tokens "
+                f"{self.train.max_new_tokens}"
+            )
+        return self
 
 
 # ---------------------------------------------------------------- evaluation
@@ -322,6 +416,7 @@ class Params(Section):
     curation: Curation
     base: Base
     cold_start: ColdStart
+    reasoning_rl: ReasoningRL
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()

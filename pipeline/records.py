@@ -15,8 +15,9 @@ import polars as pl
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
-Verifier = Literal["exact", "numeric", "math", "none"]
-"""How an answer is checked: same text, same number, mathematically equal (math-verify), or not checkable at all."""
+Verifier = Literal["exact", "numeric", "math", "code", "none"]
+"""How an answer is checked: same text, same number, mathematically equal (math-verify), a program that passes the gold
+answer's tests, or not checkable at all."""
 
 Split = Literal["train", "evaluation"]
 
@@ -81,6 +82,7 @@ class Sample:
     finished: bool  # False where the token limit cut it
     well_formed: bool
     verdict: str  # right | wrong | unparseable | timed out
+    verifier: str  # whose verdict, and in which version: "numeric 1"
 
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")

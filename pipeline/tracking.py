@@ -6,6 +6,7 @@ Tracking must cost a stage next to nothing and must not decide whether it succee
   stage; figures wait in a buffer and go in batches.
 - A server that does not answer at the start is refused at once, as a mistake in params. One that goes away later is
   waited for: figures stay in the buffer, one warning says so, and another one at the end if some were never sent.
+  Tables of samples are kept likewise, but only the last few.
 - The run of an attempt that did not end well is continued by the next attempt at the same work. Its id lies in the
   stage's scratch folder until the run is finished.
 
@@ -24,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
+from pipeline.pages import table_page
 from pipeline.params import Tracking
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ SEND_SECONDS = 5.0  # between two batches
 BATCH = 1000  # figures in a call: the REST interface takes no more
 PARAMS_BATCH = 100  # likewise
 WAITING = 200_000  # figures that wait for a server to come back; beyond that the oldest are given up
+WAITING_TABLES = 20  # likewise
 ANSWER_SECONDS = 5.0
 SYSTEM_SECONDS = 10.0  # between two samples of the system metrics
 ENVIRONMENT = {
@@ -89,6 +92,7 @@ class Tracker:
         if options.uri is not None:
             require_answer(options.uri)
         self._buffer: deque[Figure] = deque()
+        self._tables: deque[tuple[str, str]] = deque(maxlen=WAITING_TABLES)  # path among the artifacts, content
         self._lost = 0
         self._warned = False
         self._sent_at = time.monotonic()
@@ -102,6 +106,14 @@ class Tracker:
         for name, value in metrics.items():
             assert re.fullmatch(r"[\w./: -]+", name, re.ASCII), f"MLflow takes no metric named {name!r}"
             self._buffer.append((name, float(value), now, step))
+        self._send_now_and_then()
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Keep a table as a page among the run's artifacts: `<name>/step-<step>.html`."""
+        self._tables.append((f"{name}/step-{step:06}.html", table_page(f"{name}: step {step}", rows)))
+        self._send_now_and_then()
+
+    def _send_now_and_then(self) -> None:
         if self._sending.done() and time.monotonic() - self._sent_at >= SEND_SECONDS:
             self._sending.result()
             self._sent_at = time.monotonic()
@@ -134,8 +146,11 @@ class Tracker:
                 run.send(batch)
                 for _ in batch:
                     self._buffer.popleft()
-        except MlflowException as error:
-            self._warn(f"figures wait, because the tracking server does not take them: {error.message}")
+            for path, content in list(self._tables):
+                run.keep(path, content)
+                self._tables.remove((path, content))
+        except (MlflowException, OSError) as error:  # OSError: what keeps artifacts may be another server
+            self._warn(f"figures wait, because the tracking server does not take them: {error}")
             while len(self._buffer) > WAITING:
                 self._buffer.popleft()
                 self._lost += 1
@@ -152,6 +167,8 @@ class Tracker:
             self._warn(f"the run could not be closed: {error.message}")
         if lost:
             print(f"tracking: {lost} figures were never sent", file=sys.stderr)
+        if self._tables:
+            print(f"tracking: {len(self._tables)} tables were never sent", file=sys.stderr)
 
     def _warn(self, message: str) -> None:
         if not self._warned:
@@ -212,6 +229,9 @@ class _Run:
         from mlflow.entities import Metric
 
         self._client.log_batch(self.id, metrics=[Metric(*figure) for figure in figures])
+
+    def keep(self, path: str, content: str) -> None:
+        self._client.log_text(self.id, content, path)
 
     def close(self, status: str) -> None:
         self._monitor.collect_metrics()  # a last sample, so that a short stage has one too

@@ -14,6 +14,8 @@ base: {kind: checkpoint, source: model, digest: "%s"}
 cold_start:
   examples: 10
   train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
+reasoning_rl:
+  train: {steps: 1, prompts: 2, group: 2, max_new_tokens: 4, learning_rate: 1e-3}
 evaluation: {problems: 1, samples: 1}
 machine: {retries: 1}
 """ % ("0" * 64)

@@ -17,7 +17,7 @@ _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _TASK = r"^[A-Za-z0-9_./: -]{1,100}$"  # figures are named after it
 _VISIBLE = r"[^\s\p{Cf}]"
 _PLAIN_NUMBER = r"^[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?$"
-"""What every verifier can read, so that only the other gold answers are looked at one by one."""
+"""What every verifier of answers can read, so that only the other gold answers are looked at one by one."""
 
 
 def clean(table: pl.DataFrame, fields: FieldMap, options: Curation) -> pl.DataFrame:
@@ -63,9 +63,8 @@ def _missing(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:
 def _gold(table: pl.DataFrame) -> pl.DataFrame:
     """Every gold answer that is not a plain number is shown to its verifier, each different one once."""
     doubtful = table.select("reason", "gold", "verifier").with_row_index("position")
-    doubtful = doubtful.filter(
-        pl.col("reason").is_null() & ~pl.col("gold").str.contains(_PLAIN_NUMBER) & (pl.col("verifier") != "none")
-    )
+    plain = pl.col("gold").str.contains(_PLAIN_NUMBER) & (pl.col("verifier") != "code")
+    doubtful = doubtful.filter(pl.col("reason").is_null() & ~plain & (pl.col("verifier") != "none"))
     different = doubtful.select("gold", "verifier").unique(maintain_order=True)
     different = different.filter(
         pl.Series([not readable(gold, verifier) for gold, verifier in different.iter_rows()], dtype=pl.Boolean)

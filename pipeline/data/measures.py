@@ -170,8 +170,9 @@ def _markers(*texts: str) -> pl.Expr:
 
 
 def _unreadable_gold(problems: pl.DataFrame) -> pl.Series:
-    """Gold answers that their own verifier cannot read. Each distinct one is tried once, digits alone never."""
-    tried = pl.col("verifier").is_in(get_args(Verifier)) & ~pl.col("gold").str.contains(r"^-?\d{1,20}$")
+    """Gold answers that their own verifier cannot read. Each distinct one is tried once, digits alone only as tests."""
+    plain = pl.col("gold").str.contains(r"^-?\d{1,20}$") & (pl.col("verifier") != "code")
+    tried = pl.col("verifier").is_in(get_args(Verifier)) & ~plain
     golds = problems.select("verifier", "gold").filter(tried).unique()
     unreadable = golds.filter([not readable(gold, verifier) for verifier, gold in golds.iter_rows()])
     quoted = unreadable.with_columns(unreadable=pl.col("gold").str.slice(0, EXCERPT))

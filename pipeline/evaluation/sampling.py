@@ -9,6 +9,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.params import Evaluation
 from pipeline.records import Sample, schema
 from pipeline.rewards.answer import verify
+from pipeline.rewards.versions import verifier_versions
 
 
 def choose(problems: pl.DataFrame, count: int) -> pl.DataFrame:
@@ -30,7 +31,7 @@ def judge(
     answers = generate(
         model, tokenizer, prompts, options.sampling, samples=options.samples, seed=seed, title=f"evaluation: {name}"
     )
-    rows = []
+    rows, versions = [], verifier_versions()
     for problem, completions in zip(problems.iter_rows(named=True), answers, strict=True):
         for number, completion in enumerate(completions):
             parsed = chat.parse_completion(completion.text)
@@ -47,6 +48,7 @@ def judge(
                     finished=completion.finish != "length",
                     well_formed=parsed.well_formed,
                     verdict=verdict,
+                    verifier=f"{problem['verifier']} {versions[problem['verifier']]}",
                 )
             )
     return pl.DataFrame(rows, schema=schema(Sample))

@@ -1,19 +1,18 @@
 """Whether an answer equals the gold answer, by the verifier that the problem names.
 
-`exact` compares text, `numeric` compares numbers as people write them, `math` asks math-verify. Right, wrong,
-unparseable and timed out are four verdicts, never one for another. Nothing is evaluated: numbers are read by one
-regular expression, and math-verify runs in a process of its own that is killed when its time is up.
+`exact` compares text, `numeric` compares numbers as people write them, `math` asks math-verify, `code` runs the answer
+against tests. Right, wrong, unparseable and timed out are four verdicts, never one for another. Nothing is evaluated
+here: numbers are read by one regular expression, math-verify runs in a process of its own that is killed when its time
+is up, and programs run in a sandbox.
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from pipeline.records import normalise
+from pipeline.rewards.code import read_tests, verify_code
 from pipeline.rewards.math_worker import equal, parses
-
-Outcome = Literal["right", "wrong", "unparseable", "timed out"]
+from pipeline.rewards.verdict import Verdict, right, timed_out, unparseable, wrong
 
 TOLERANCE = Fraction(1, 1_000_000)
 """Relative; 0.333333 is a third, 0.33 is not."""
@@ -25,15 +24,6 @@ _NUMBER = re.compile(
     rf"(?:[eE](?P<exponent>[+-]?\d{{1,3}})|\s*/\s*(?P<bottom>\d+))?\s*(?:(?P<percent>\\?%)|[$€£¥])?\.?",
     re.ASCII,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a verifier says: the score (1.0 or 0.0), the outcome, and in words why."""
-
-    score: float
-    verdict: Outcome
-    reason: str
 
 
 def number(text: str) -> tuple[Fraction, ...]:
@@ -64,30 +54,32 @@ def readable(gold: str, verifier: str) -> bool:
             return bool(number(gold))
         case "math":
             return bool(number(gold)) or parses(gold) is True
-    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric, math or none")
+        case "code":
+            return bool(read_tests(gold))
+    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric, math, code or none")
 
 
 def verify(answer: str, gold: str, verifier: str) -> Verdict:
     """Compare an answer with the gold answer.
 
-    `gold` must be `readable` by `verifier`. Raises ValueError for verifier `none`, whose problems have no right answer.
+    `gold` must be `readable` by `verifier`. Raises ValueError for verifier `none`, whose problems have no right answer,
+    and InputError for `code` where no sandbox works on this machine.
     """
     match verifier:
         case "exact":
-            return _verdict(normalise(answer) == normalise(gold)) if answer.strip() else _UNPARSEABLE
+            return _verdict(normalise(answer) == normalise(gold)) if answer.strip() else unparseable()
         case "numeric":
             readings = number(answer)
-            return _verdict(_close(readings, number(gold))) if readings else _UNPARSEABLE
+            return _verdict(_close(readings, number(gold))) if readings else unparseable()
         case "math":
             return _verify_math(answer, gold)
-    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric or math to verify an answer")
+        case "code":
+            return verify_code(answer, gold)
+    raise ValueError(f"verifier: {verifier!r}: must be exact, numeric, math or code to verify an answer")
 
 
-_UNPARSEABLE = Verdict(0.0, "unparseable", "the answer cannot be read by its verifier")
-
-
-def _verdict(right: bool) -> Verdict:
-    return Verdict(1.0, "right", "equal") if right else Verdict(0.0, "wrong", "not equal")
+def _verdict(equal: bool) -> Verdict:
+    return right() if equal else wrong()
 
 
 def _close(answers: tuple[Fraction, ...], golds: tuple[Fraction, ...]) -> bool:
@@ -101,8 +93,8 @@ def _verify_math(answer: str, gold: str) -> Verdict:
         return _verdict(_close(readings, golds))
     match equal(answer, gold):
         case "timed out":
-            return Verdict(0.0, "timed out", "math-verify did not answer in time")
+            return timed_out("math-verify did not answer in time")
         case "unparseable":
-            return _UNPARSEABLE
+            return unparseable()
         case outcome:
             return _verdict(outcome == "right")

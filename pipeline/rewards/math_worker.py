@@ -1,12 +1,17 @@
-"""math-verify in a process of its own: `python -m pipeline.rewards.math_worker` answers one JSON line with another.
+"""math-verify in processes of their own: `python -m pipeline.rewards.math_worker` answers one JSON line with another.
 
 SymPy may take for ever, or all memory, over an innocent-looking expression, and a thread cannot be killed. So the
 worker has a bound on its memory, a question that is not answered in time costs it its life, and the next question gets
 a fresh one. A worker that dies over a question counts as timed out: the question was too much for it.
+
+math-verify reads what it can and passes over the rest: of `5 ? 6` it reads 5. An answer must be one expression, so what
+holds several, or a number beside the one that was read, is refused here.
 """
 
 import atexit
 import json
+import os
+import re
 import resource
 import selectors
 import signal
@@ -25,9 +30,14 @@ MEMORY_BYTES = 4 * 2**30
 
 _LONGEST_EXPRESSION = 2_000
 
+_DELIMITED = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d{3}(?!\d))", re.ASCII)
+_SECOND = re.compile(r"\b(?:or|and|either|maybe|not)\b|(?:[?;~&@#]|\d\s|\\quad|\\[,; ])\s*\d")
+"""Where a second value may begin."""
+
 
 class Worker:
-    """The process and its pipes. Not for use by two threads at once: `_ask` holds the lock."""
+    """The process and its pipes. Not for use by two threads at once: whoever asks has taken it from `_idle`."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -63,25 +73,36 @@ class Worker:
         self.selector.close()
 
 
+_slots = threading.BoundedSemaphore(min(4, os.cpu_count() or 1))
+"""So many questions, and so many workers, at a time; a worker takes some 100 MB."""
 _lock = threading.Lock()
-_workers: list[Worker] = []  # none or one
+_idle: list[Worker] = []
+
+
+def _take() -> Worker:
+    with _lock:
+        if _idle:
+            return _idle.pop()
+    return Worker()
 
 
 def _ask(*question: str) -> Any:
-    """The worker's reply, None where it did not give one in time."""
-    with _lock:
-        if not _workers:
-            _workers.append(Worker())
-        reply = _workers[0].ask(list(question), SECONDS)
+    """A worker's reply, None where it did not give one in time."""
+    with _slots:
+        worker = _take()
+        reply = worker.ask(list(question), SECONDS)
         if reply is None:
-            _workers.pop().close()
+            worker.close()
+        else:
+            with _lock:
+                _idle.append(worker)
         return reply
 
 
 @atexit.register
 def _close() -> None:
-    while _workers:
-        _workers.pop().close()
+    while _idle:
+        _idle.pop().close()
 
 
 @lru_cache(maxsize=65_536)
@@ -97,20 +118,37 @@ def equal(answer: str, gold: str) -> str:
     return _ask(answer, gold) or "timed out"
 
 
+def _several(answer: str) -> bool:
+    """Whether an answer holds more than one formula, or a digit beside its only one."""
+    if "\\boxed" in answer:
+        before, _, after = answer.partition("\\boxed")
+        return "\\boxed" in after or _has_digit(before) or _has_digit(after.rpartition("}")[2])
+    formulas = _DELIMITED.findall(answer)
+    return len(formulas) > 1 or (len(formulas) == 1 and _has_digit(_DELIMITED.sub("", answer)))
+
+
+def _has_digit(text: str) -> bool:
+    return any(character.isdigit() for character in text)
+
+
 def _main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     from math_verify import parse
     from math_verify import verify as verify_parsed
+    from sympy import Expr
 
     def read(text: str) -> Any:
-        delimited = text if "$" in text or "\\boxed" in text else f"${text}$"
+        text = _THOUSANDS.sub("", text)
+        delimited = text if "\\boxed" in text or _DELIMITED.search(text) else f"${text}$"
         return parse(delimited, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False)
 
     def reply(question: list[str]) -> Any:
         parsed = [read(text) for text in question]
         if len(parsed) == 1:
             return bool(parsed[0])
-        if not parsed[0]:
+        answer = _THOUSANDS.sub("", question[0])
+        one_value = bool(parsed[0]) and isinstance(parsed[0][0], Expr)
+        if not parsed[0] or _several(answer) or (one_value and _SECOND.search(answer)):
             return "unparseable"
         return "right" if verify_parsed(parsed[1], parsed[0], timeout_seconds=None, raise_on_error=False) else "wrong"
 

@@ -11,7 +11,7 @@ from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params
 from pipeline.records import Problem, read_table, write_table
 
-MODELS = ("cold_start", "base")  # the run's last model first: its figures head the table
+MODELS = ("reasoning_rl", "cold_start", "base")  # the run's last model first: its figures head the table
 
 
 def run(params: Params, job: Job) -> dict[str, float]:

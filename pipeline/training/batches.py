@@ -8,15 +8,18 @@ on average (no share of the budget is wasted) and exceeds it by less than one ex
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+
+Item = TypeVar("Item", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,20 +69,25 @@ def pack(examples: Sequence[Example]) -> Batch:
     )
 
 
-def micro_batches(examples: Sequence[Example], tokens: int) -> Iterator[Batch]:
-    """A step's examples in runs of at most `tokens` tokens; a longer example is a run of its own.
+def runs(items: Sequence[Item], tokens: int) -> Iterator[list[Item]]:
+    """Sequences in runs of at most `tokens` tokens; a longer one is a run of its own.
 
-    Examples of like length stand together, so that attention finds large groups of them.
+    Those of like length stand together, so that attention finds large groups of them.
     """
-    run: list[Example] = []
+    run: list[Item] = []
     size = 0
-    for example in sorted(examples, key=len):
-        if run and size + len(example) > tokens:
-            yield pack(run)
+    for item in sorted(items, key=len):
+        if run and size + len(item) > tokens:
+            yield run
             run, size = [], 0
-        run.append(example)
-        size += len(example)
-    yield pack(run)
+        run.append(item)
+        size += len(item)
+    yield run
+
+
+def micro_batches(examples: Sequence[Example], tokens: int) -> Iterator[Batch]:
+    """A step's examples as the batches that go through the model one after another."""
+    return map(pack, runs(examples, tokens))
 
 
 class Steps:

@@ -4,17 +4,25 @@ The loop speaks to an `Engine` alone, so an engine that spreads parameters over 
 that, the whole forward pass up to the loss is one module: such an engine gathers parameters around its call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.params import Training
+from pipeline.params import Optimisation
 from pipeline.training.optimiser import adamw, gradient_norm
 
 State = dict[str, dict[str, Tensor]]
 """Everything that the next step depends on: part → name → tensor."""
+
+
+Permit = Callable[[float], bool]
+"""Asked with the gradients' norm, finite or not, while the weights are still as they were: may they change?"""
+
+
+def always(norm: float) -> bool:
+    return True
 
 
 class Engine(Protocol):
@@ -26,10 +34,10 @@ class Engine(Protocol):
         """Add this loss's gradients to those of the step."""
         ...
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, permit: Permit = always) -> float:
         """Update the weights, forget the gradients, return the gradients' norm before clipping.
 
-        Where the norm is not finite nothing is updated: the caller has to stop.
+        Nothing is updated where the norm is not finite, with which the caller has to deal, or where `permit` says no.
         """
         ...
 
@@ -46,7 +54,7 @@ class TorchEngine:
     Weights, gradients and moments are float32; `dtype = bfloat16` computes matrix products in bfloat16 (autocast).
     """
 
-    def __init__(self, module: nn.Module, options: Training) -> None:
+    def __init__(self, module: nn.Module, options: Optimisation) -> None:
         self._module = module
         self._clip = options.gradient_clip
         self._optimiser = adamw(module, options)
@@ -61,12 +69,12 @@ class TorchEngine:
         loss.backward()
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, permit: Permit = always) -> float:
         gradients = [parameter.grad for parameter in self._module.parameters() if parameter.grad is not None]
         norm = gradient_norm(gradients)
-        if norm > self._clip:
-            torch._foreach_mul_(gradients, self._clip / norm)
-        if norm < float("inf"):
+        if permit(norm) and norm < float("inf"):
+            if norm > self._clip:
+                torch._foreach_mul_(gradients, self._clip / norm)
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate
             self._optimiser.step()

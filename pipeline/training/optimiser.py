@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipeline.params import Training
+from pipeline.params import Optimisation
 
 
-def learning_rate(options: Training, step: int) -> float:
+def learning_rate(options: Optimisation, step: int) -> float:
     """Rate at `step`, counted from 0: linear from nothing, then a cosine to the final share at the last step."""
     warmup = math.ceil(options.warmup * options.steps)
     if step < warmup:
@@ -21,7 +21,7 @@ def learning_rate(options: Training, step: int) -> float:
     return options.learning_rate * (options.final_learning_rate + (1 - options.final_learning_rate) * cosine)
 
 
-def adamw(model: nn.Module, options: Training) -> torch.optim.AdamW:
+def adamw(model: nn.Module, options: Optimisation) -> torch.optim.AdamW:
     """The optimiser of all parameters that learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

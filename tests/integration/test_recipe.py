@@ -76,7 +76,7 @@ def test_nothing_runs_twice(reproduced: Path) -> None:
 
 
 def test_models_are_checkpoints_with_a_tokenizer_and_what_they_activate(reproduced: Path) -> None:
-    for stage in ("base", "cold_start"):
+    for stage in ("base", "cold_start", "reasoning_rl"):
         folder = reproduced / "artifacts" / stage / "model"
         metrics = json.loads((folder.parent / "metrics.json").read_text())
         model, tokenizer = load_model(folder), load_tokenizer(folder)
@@ -88,7 +88,7 @@ def test_models_are_checkpoints_with_a_tokenizer_and_what_they_activate(reproduc
 
 def test_evaluation_says_pass_at_1_of_every_model_with_its_interval(reproduced: Path) -> None:
     metrics = json.loads((reproduced / "artifacts" / "evaluation" / "metrics.json").read_text())
-    for model in ("base", "cold_start"):
+    for model in ("base", "cold_start", "reasoning_rl"):
         low, mean, high = (metrics[f"{model}.pass_at_1{bound}"] for bound in ("_low", "", "_high"))
         assert 0 <= low <= mean <= high <= 1
 

@@ -52,6 +52,6 @@ def test_a_question_must_not_pose_as_the_template(model: Path, tmp_path: Path) -
 def test_the_last_model_of_the_recipe_is_the_one_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model yet"):
         last_model(tmp_path)
-    for stage in ("base", "cold_start"):
+    for stage in ("base", "cold_start", "reasoning_rl"):
         (tmp_path / "artifacts" / stage / "model").mkdir(parents=True)
         assert last_model(tmp_path) == tmp_path / "artifacts" / stage / "model"

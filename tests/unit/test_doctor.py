@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import doctor
 from pipeline.doctor import Check, examine
+from pipeline.errors import InputError
 from tests.project import FlowProject
 
 
@@ -59,6 +60,16 @@ def test_a_package_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert not check.ok
     assert "psutil" in check.detail
     assert "no-such-thing missing" in check.detail
+
+
+def test_a_machine_without_a_sandbox_is_sound_and_says_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise InputError("verifier code: bwrap is not installed")
+
+    monkeypatch.setattr(doctor, "require_sandbox", missing)
+    check = doctor._sandbox()
+    assert check.ok
+    assert check.detail == "none: verifier code: bwrap is not installed"
 
 
 def test_a_folder_that_cannot_be_written_is_broken(flow_project: FlowProject) -> None:

@@ -39,6 +39,6 @@ def test_the_root_is_found_from_below_and_missed_outside(
 
 
 def test_a_missing_input_says_which_stage_makes_it(project: Path) -> None:
-    job = Job("second", project, "0", lambda metrics, step: None)
+    job = Job("second", project, "0", lambda metrics, step: None, lambda name, step, rows: None)
     with pytest.raises(InputError, match="run stage first first"):
         job.input("first", "model")

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,9 @@ class SilentTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.logged.append(metrics)
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, str | float]]) -> None:
+        pass
 
     def __enter__(self) -> "SilentTracker":
         return self

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.params import load_params
+from pipeline.params import Rewards, load_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").rglob("*.yaml"))]
@@ -45,6 +46,19 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("curation.sources", [], "curation.sources: []: List should have at least 1 item"),
         ("curation.difficulty", {"min": 3.0, "max": 1.0}, "min 3.0 is above max 1.0"),
         ("curation.gates", {"min_task_share": 0.5, "max_task_share": 0.2}, "min_task_share 0.5 is above"),
+        (
+            "reasoning_rl.from",
+            "general_sft",
+            "reasoning_rl.from: 'general_sft': Input should be 'cold_start' or 'base'",
+        ),
+        ("reasoning_rl.start", "base", "reasoning_rl.start: 'base': Extra inputs are not permitted"),
+        ("reasoning_rl.train.group", 1, "reasoning_rl.train.group: 1: Input should be greater than or equal to 2"),
+        ("reasoning_rl.train.loss", {"old": "engine", "importance_cap": 2.0}, "importance_cap 2.0: must be null"),
+        (
+            "reasoning_rl.rewards",
+            {"weights": {"length": 1.0}, "overlong_buffer": 500},
+            "rewards.overlong_buffer 500 is above train.max_new_tokens",
+        ),
         ("base.kind", "train", "Input tag 'train' found using 'kind' does not match"),
         ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
         ("evaluation.sampling", {"temperature": 0.0, "top_k": 5}, "top_k: 5 has no effect at temperature 0"),
@@ -65,6 +79,24 @@ def test_a_broken_rule_names_key_value_and_rule(
         load_params(_write(document, tmp_path))
     assert message in str(error.value)
     assert "params.yaml: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"weights": {"accuracy": -1.0}}, "greater than or equal to 0"),
+        ({"weights": {"accuracy": float("nan")}}, "greater than or equal to 0|finite number"),
+        ({"weights": {"accuracy": float("inf")}}, "finite number"),
+        ({"weights": {"accuracy": 0.0, "format": 0.0, "language": 0.0}}, "at least one weight must be above 0"),
+        ({"weights": {"style": 1.0}}, "Extra inputs are not permitted"),
+        ({"language": "English"}, "should match pattern"),
+        ({"overlong_buffer": 0}, "greater than or equal to 1"),
+        ({"repetition_ngram": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_rewards_that_cannot_be_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Rewards.model_validate(section)
 
 
 def test_two_sources_of_one_name_are_refused(default: dict[str, Any], tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ def test_a_run_says_what_it_was_of_and_how_it_went(project: Path) -> None:
     assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
 
 
+def test_a_table_is_a_page_among_the_artifacts(project: Path) -> None:
+    with Tracker(Tracking(), project, WORK) as tracker:
+        tracker.table("samples", 20, [{"prompt": "1+1=?", "reward": 1.0}])
+        run_id = tracker.run_id
+    [page] = (project / "runs" / "mlflow" / "artifacts").rglob("step-000020.html")
+    assert page.parts[-4:-1] == (run_id, "artifacts", "samples")
+    assert "<td>1+1=?</td><td>1</td>" in page.read_text()
+
+
 def test_changed_tracked_files_make_the_run_dirty_but_dvc_lock_does_not(project: Path) -> None:
     (project / "dvc.lock").write_text("x")
     assert tracking._git_tags(project)["git.dirty"] == "false"
@@ -130,6 +139,7 @@ class Flaky:
 
     away = False
     taken: list[tuple[Any, ...]] = []  # noqa: RUF012
+    kept: dict[str, str] = {}  # noqa: RUF012
     closed = ""
 
     def __init__(self, *description: object) -> None:
@@ -141,6 +151,11 @@ class Flaky:
         assert len(figures) <= tracking.BATCH
         Flaky.taken += figures
 
+    def keep(self, path: str, content: str) -> None:
+        if Flaky.away:
+            raise OSError("no route to the store")
+        Flaky.kept[path] = content
+
     def close(self, status: str) -> None:
         if Flaky.away:
             raise MlflowException("connection refused")
@@ -149,7 +164,7 @@ class Flaky:
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> None:
-    Flaky.away, Flaky.taken, Flaky.closed = False, [], ""
+    Flaky.away, Flaky.taken, Flaky.kept, Flaky.closed = False, [], {}, ""
     monkeypatch.setattr(tracking, "_Run", Flaky)
     monkeypatch.setattr(tracking, "SEND_SECONDS", 0.0)
 
@@ -184,6 +199,26 @@ def test_figures_that_were_never_sent_are_counted_and_the_stage_goes_on(
             settle(tracker)
         assert len(tracker._buffer) <= 11
     assert "tracking: 50 figures were never sent" in capsys.readouterr().err
+
+
+def test_the_last_tables_wait_for_a_server_that_comes_back(flaky: None, tmp_path: Path) -> None:
+    with Tracker(Tracking(), tmp_path, WORK) as tracker:
+        Flaky.away = True
+        for step in range(30):
+            tracker.table("samples", step, [{"reward": float(step)}])
+            settle(tracker)
+        assert Flaky.kept == {}
+        Flaky.away = False
+    assert sorted(Flaky.kept) == [f"samples/step-{step:06}.html" for step in range(10, 30)]
+
+
+def test_tables_that_were_never_sent_are_counted_and_the_stage_goes_on(
+    flaky: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Tracker(Tracking(), tmp_path, WORK) as tracker:
+        Flaky.away = True
+        tracker.table("samples", 0, [{"reward": 1.0}])
+    assert "tracking: 1 tables were never sent" in capsys.readouterr().err
 
 
 def test_many_figures_go_in_batches_and_cost_the_stage_little(flaky: None, tmp_path: Path) -> None:

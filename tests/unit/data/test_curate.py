@@ -126,6 +126,16 @@ def test_a_row_with_several_faults_has_the_first_reason(tmp_path: Path) -> None:
     assert [reason for *_, reason in tables.reasons] == [Reason.UNREADABLE, Reason.MISSING, Reason.GOLD, Reason.MARKER]
 
 
+def test_a_program_is_asked_for_by_its_tests(tmp_path: Path) -> None:
+    tests = '[["2 3", "5"]]'
+    rows = [story(gold=tests), story("Ben", gold="5"), story("Cleo", gold="[]")]
+    tables = Tables(
+        tmp_path, [source("rows", rows, tmp_path, verifier="code"), source("good", [story("Dan")], tmp_path)]
+    )
+    assert tables.reasons == [("rows", 2, Reason.GOLD), ("rows", 3, Reason.GOLD)]
+    assert tests in tables.problems["gold"].to_list()
+
+
 def test_generated_source_gives_pairs_too(tmp_path: Path) -> None:
     generated = {"kind": "generated", "name": "made", "problems": 50, "families": {"sum": 0.5, "reverse": 0.5}}
     tables = Tables(tmp_path, [generated])

@@ -58,6 +58,11 @@ def test_defects_of_problems(column: str, value: str | None, defect: str, rows: 
     assert measured.height == ROWS
 
 
+def test_a_number_is_no_test_of_a_program() -> None:
+    programs = planted(PROBLEMS, "verifier", set(range(ROWS)), "code")
+    assert defective(measures.measure_problems(programs), "unreadable_gold") == set(range(ROWS))
+
+
 @given(rows=SOME_ROWS.filter(lambda rows: len(rows) != 1))
 def test_repeated_prompts(rows: set[int]) -> None:
     measured = measures.measure_problems(planted(PROBLEMS, "prompt", rows, "Again?"))

@@ -11,7 +11,9 @@ from pipeline.records import Problem, Sample, schema
 def _samples(*rows: tuple[str, str, str]) -> pl.DataFrame:
     """(problem, task, verdict) → samples; the wrong ones are cut off."""
     samples = [
-        Sample("base", problem, task, number, "", 10 + number, verdict == "right", verdict == "right", verdict)
+        Sample(
+            "base", problem, task, number, "", 10 + number, verdict == "right", verdict == "right", verdict, "numeric 1"
+        )
         for number, (problem, task, verdict) in enumerate(rows)
     ]
     return pl.DataFrame(samples, schema=schema(Sample))

@@ -119,8 +119,9 @@ def test_question_that_takes_too_long_times_out_and_the_next_one_is_answered(mon
 
 def test_worker_that_dies_is_replaced() -> None:
     assert verify("x+1", "1+x", "math").verdict == "right"
-    math_worker._workers[0].process.kill()
-    math_worker._workers[0].process.wait()
+    [*_, worker] = math_worker._idle
+    worker.process.kill()
+    worker.process.wait()
     assert verify("x+1", "1+x", "math").verdict == "timed out"
     assert verify("x+1", "1+x", "math").verdict == "right"
 
@@ -135,6 +136,12 @@ def test_worker_that_dies_is_replaced() -> None:
         (r"\sqrt{2}", "math", True),
         ("((((", "math", False),
         ("", "none", True),
+        ('[["1 2", "3"]]', "code", True),
+        ("[]", "code", False),
+        ('[["1 2", 3]]', "code", False),
+        ('{"1 2": "3"}', "code", False),
+        ("print(3)", "code", False),
+        ("[" * 100_000, "code", False),
     ],
 )
 def test_gold_is_readable_by_its_verifier(gold: str, verifier: str, expected: bool) -> None:

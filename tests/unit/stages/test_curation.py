@@ -20,6 +20,7 @@ def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
     families = {"sum": 0.6, "reverse": 0.4}
     generated = {"kind": "generated", "name": "made", "problems": 200, "families": families} | (source or {})
     training = {"steps": 1, "tokens_per_step": 1, "learning_rate": 1e-3}
+    grpo = {"steps": 1, "prompts": 1, "group": 2, "max_new_tokens": 1, "learning_rate": 1e-3}
     return Params.model_validate(
         {
             "seed": 1,
@@ -27,13 +28,14 @@ def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
             "curation": {"sources": [generated], "gates": gates},
             "base": {"kind": "checkpoint", "source": "model", "digest": "0" * 64},
             "cold_start": {"examples": 10, "train": training},
+            "reasoning_rl": {"train": grpo},
             "evaluation": {"problems": 1, "samples": 1},
         }
     )
 
 
 def job(root: Path) -> Job:
-    return Job("curation", root, "key", lambda figures, step: None)
+    return Job("curation", root, "key", lambda figures, step: None, lambda name, step, rows: None)
 
 
 def test_accepted_set_becomes_the_artifacts(tmp_path: Path) -> None:

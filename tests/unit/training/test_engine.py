@@ -64,6 +64,25 @@ def test_a_gradient_that_is_not_finite_updates_nothing(poison: float):
     assert torch.equal(model.weight, before)
 
 
+def test_a_step_that_is_not_permitted_reports_its_norm_and_leaves_weights_and_moments():
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.clone()
+    engine = TorchEngine(model, options())
+    seen = []
+
+    def refuse(norm: float) -> bool:
+        seen.append(norm)
+        return False
+
+    engine.backward(engine(torch.tensor([[3.0, 4.0]])).sum())
+    assert engine.step(0.1, refuse) == pytest.approx(5.0)
+    assert seen == [pytest.approx(5.0)]
+    assert torch.equal(model.weight, before)
+    assert engine.state()["optimiser"] == {}
+    engine.backward(engine(torch.tensor([[3.0, 0.0]])).sum())
+    assert engine.step(0.0) == pytest.approx(3.0)  # the refused gradient is forgotten
+
+
 def test_step_clips_by_the_global_norm_and_returns_it_unclipped():
     model = nn.Linear(2, 1, bias=False)
     engine = TorchEngine(model, options(gradient_clip=1.0))

@@ -1,0 +1,85 @@
+"""From a packed run to its loss as one module, as `Engine` asks, and the reference that the policy is held near to."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.attention import PackedSequences
+from pipeline.model.decoder import Decoder, Output
+from pipeline.model.experts import balance_loss, expert_load
+from pipeline.params import GRPO
+from pipeline.rl.loss import LossTerms, policy_loss
+from pipeline.rl.trajectories import PolicyBatch
+from pipeline.training.loss import token_log_probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """What one run says."""
+
+    policy: LossTerms
+    balance: Tensor  # scalar: sequence-wise balance loss, mean over samples, sum over layers; 0 in a dense model
+    load: Tensor | None  # (layers, E) int64: tokens per expert; None in a dense model
+    log_probabilities: Tensor  # (P,) float32, without gradient
+
+
+class PolicyObjective(nn.Module):
+    """The policy's forward pass. Under `no_grad` it serves to ask for log-probabilities alone."""
+
+    def __init__(self, decoder: Decoder, options: GRPO) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self._options = options
+
+    def forward(self, batch: PolicyBatch, reference: Tensor | None = None) -> Terms:
+        output, log_probabilities, entropy = _predict(self.decoder, batch, self._options.temperature)
+        policy = policy_loss(log_probabilities, entropy, reference, batch, self._options.loss)
+        sparse = bool(output.routing)
+        return Terms(
+            policy=policy,
+            balance=balance_loss(output.routing, batch.flat.lengths) if sparse else torch.zeros_like(policy.loss),
+            load=expert_load(output.routing) if sparse else None,
+            log_probabilities=log_probabilities.detach(),
+        )
+
+
+class Reference:
+    """A copy of the policy that does not learn. Its routers choose experts by themselves: replay is the policy's."""
+
+    def __init__(self, policy: Decoder, options: GRPO) -> None:
+        self._decoder = copy.deepcopy(policy).requires_grad_(False)
+        self._options = options
+
+    @torch.no_grad()
+    def __call__(self, batch: PolicyBatch) -> Tensor:
+        """Log-probabilities (P,) float32 of a run's predictions."""
+        bfloat16 = self._options.dtype == "bfloat16"
+        with torch.autocast(batch.engine.device.type, torch.bfloat16, enabled=bfloat16):
+            return _predict(self._decoder, batch, self._options.temperature, replay=False)[1]
+
+    def become(self, policy: Decoder) -> None:
+        self._decoder.load_state_dict(policy.state_dict())
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors themselves, not copies, tied ones once."""
+        kept = self._decoder.state_dict()
+        buffers = {name: buffer for name, buffer in self._decoder.named_buffers() if name in kept}
+        return dict(self._decoder.named_parameters()) | buffers
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+def _predict(
+    decoder: Decoder, batch: PolicyBatch, temperature: float, *, replay: bool = True
+) -> tuple[Output, Tensor, Tensor]:
+    """The decoder's output, and log-probability and entropy (P,) of each prediction at the sampling temperature."""
+    flat = batch.flat
+    output = decoder(flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay if replay else None)
+    return output, *token_log_probabilities(
+        output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature
+    )
