@@ -39,7 +39,7 @@ def _native_normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tenso
 class _NativeRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
+        x = x.contiguous()  # as it is saved
         out, scale = _native_normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return out
@@ -88,17 +88,23 @@ class _RMSNorm(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up for gate_up = [gate | up] (..., 2I) -> (..., I); arXiv 2002.05202."""
-    return _SwiGLU.apply(gate_up) if native.usable(gate_up) else plain_swiglu(gate_up)
+    if not native.usable(gate_up):
+        return plain_swiglu(gate_up)
+    gate_up = gate_up.contiguous()
+    return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else _native_swiglu(gate_up)
+
+
+def _native_swiglu(gate_up: Tensor) -> Tensor:
+    out = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+    native.call("swiglu", out.numel() // out.shape[-1], out.shape[-1], gate_up, out)
+    return out
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate_up = gate_up.contiguous()
         ctx.save_for_backward(gate_up)
-        out = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-        native.call("swiglu", out.numel() // out.shape[-1], out.shape[-1], gate_up, out)
-        return out
+        return _native_swiglu(gate_up)
 
     @staticmethod
     @once_differentiable

@@ -73,10 +73,11 @@ class TorchEngine:
         gradients = [parameter.grad for parameter in self._module.parameters() if parameter.grad is not None]
         norm = gradient_norm(gradients)
         if permit(norm) and norm < float("inf"):
-            if norm > self._clip:
-                torch._foreach_mul_(gradients, self._clip / norm)
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate
+            # What the fused update divides gradients by on its way, where it would be used for loss scaling: clipping
+            # takes no pass over them of its own.
+            self._optimiser.grad_scale = torch.tensor(max(norm / self._clip, 1.0), device=self._device)  # type: ignore[attr-defined]
             self._optimiser.step()
         self._optimiser.zero_grad()
         return norm
