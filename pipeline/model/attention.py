@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.model import native
 from pipeline.model.packed import packed_attention
 from pipeline.model.ragged import Layout, layout
-from pipeline.model.short import LONGEST, short_attention
+from pipeline.model.short import LONGEST, short_attention, short_latent_attention
 
 
 class AttentionContext(Protocol):
@@ -61,6 +61,9 @@ class PackedSequences:
         self, layer: int, query: Tensor, latent: Tensor, rotary: Tensor, up: nn.Linear, scale: float
     ) -> Tensor:
         heads, width = query.shape[1], query.shape[2] - rotary.shape[2]
-        key, value = up(latent).unflatten(-1, (heads, -1)).tensor_split([width], dim=-1)
+        expanded = up(latent).unflatten(-1, (heads, -1))
+        if max(self.lengths) <= LONGEST and native.usable(query, expanded, rotary):
+            return short_latent_attention(query, expanded, rotary, scale, self._begins)
+        key, value = expanded.tensor_split([width], dim=-1)
         key = torch.cat((key, rotary.expand(-1, heads, -1)), dim=-1)  # (T, H, d)
         return self.attend(layer, query, key, value, scale)

@@ -10,6 +10,9 @@
 // Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, L length, H query and G key heads.
 // Everything is row-major. Built and called by native.py, whose signatures mirror the functions at the end of each part.
 
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -178,7 +181,8 @@ void prefetch(int64_t M, int64_t K, const float* a, int64_t am, int64_t ak) {
         for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * ak);
 }
 
-// c (M, N) = a · b, or += where `add`; b (K, N) with rows ldb apart, c likewise. In one thread.
+// c (M, N) = a · b, or += where `add`; b (K, N) with rows ldb apart, c likewise. In one thread. FAR: `a` is not in the cache.
+template <bool FAR = false>
 void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c,
           int64_t ldc, bool add) {
     constexpr int64_t DEPTH = 512;  // of b at a time, so that its panel stays in the cache
@@ -193,7 +197,8 @@ void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, int64_t a
             for (int64_t m = 0; m < M; m += ROWS) {
                 const int rows = static_cast<int>(M - m < ROWS ? M - m : ROWS);
                 const float* block = a + m * am + k * ak;
-                if (panel == 0 && m + ROWS < M) prefetch(M - m - ROWS < ROWS ? M - m - ROWS : ROWS, depth, block + ROWS * am, am, ak);
+                if (FAR && panel == 0 && m + ROWS < M)
+                    prefetch(M - m - ROWS < ROWS ? M - m - ROWS : ROWS, depth, block + ROWS * am, am, ak);
                 tile_of(rows, width, last)(depth, block, am, ak, b + k * ldb + n, ldb, c + m * ldc + n, ldc, add || k > 0, last);
             }
             n += width * W;
@@ -247,18 +252,18 @@ extern "C" {
 
 // y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) where there is one.
 void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias, float* y) {
-    std::vector<float> turned(D * O);  // wᵀ
+    float* turned = scratch(D * O);  // wᵀ, in the memory of the calling thread
 #pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
 #pragma omp for schedule(static)
         for (int64_t o = 0; o < O; o += W)
-            transpose(O - o < W ? O - o : W, D, [&](int64_t r) { return w + (o + r) * D; }, turned.data() + o, O, false);
+            transpose(O - o < W ? O - o : W, D, [&](int64_t r) { return w + (o + r) * D; }, turned + o, O, false);
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < T; t += BLOCK) {
             const int64_t rows = T - t < BLOCK ? T - t : BLOCK;
             if (bias != nullptr)
                 for (int64_t r = 0; r < rows; ++r) std::memcpy(y + (t + r) * O, bias, O * sizeof(float));
-            gemm(rows, O, D, x + t * D, D, 1, turned.data(), O, y + t * O, O, bias != nullptr);
+            gemm(rows, O, D, x + t * D, D, 1, turned, O, y + t * O, O, bias != nullptr);
         }
     }
 }
@@ -266,7 +271,6 @@ void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const 
 // From dy (T, O) to dx (T, D) and dw (O, D); either may be null.
 void linear_backward(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* dy,
                      float* dx, float* dw) {
-    constexpr int64_t SHARE = 2 * ROWS;  // rows of dw that one thread takes at a time
 #pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
         if (dx != nullptr) {
@@ -274,13 +278,12 @@ void linear_backward(int threads, int64_t T, int64_t D, int64_t O, const float* 
             for (int64_t t = 0; t < T; t += BLOCK)
                 gemm(T - t < BLOCK ? T - t : BLOCK, D, O, dy + t * O, O, 1, w, D, dx + t * D, D, false);
         }
-        if (dw != nullptr) {
-#pragma omp for schedule(static)
-            for (int64_t share = 0; share < (O + SHARE - 1) / SHARE; ++share) {
-                const int64_t o = share * SHARE, rows = O - o < SHARE ? O - o : SHARE;
-                for (int64_t t = 0; t < T; t += LONG)
-                    gemm(rows, D, T - t < LONG ? T - t : LONG, dy + t * O + o, 1, O, x + t * D, D, dw + o * D, D, t > 0);
-            }
+        if (dw != nullptr) {  // each thread some rows of dw, over tokens in an order that is the same for all
+            const int64_t tiles = (O + ROWS - 1) / ROWS, count = omp_get_num_threads(), mine = omp_get_thread_num();
+            const int64_t from = tiles * mine / count * ROWS, to = std::min(O, tiles * (mine + 1) / count * ROWS);
+            for (int64_t t = 0; t < T; t += LONG)
+                gemm(to - from, D, T - t < LONG ? T - t : LONG, dy + t * O + from, 1, O, x + t * D, D, dw + from * D, D,
+                     t > 0);
         }
     }
 }
@@ -402,13 +405,13 @@ void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E,
                 float* gut = saved + 2 * I * chunk.saved;  // (2I, n)
                 const int64_t* choice = order + chunk.first;
                 transpose(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
-                gemm(2 * I, N, D, gate_up + e * 2 * I * D, D, 1, xt, ld, gut, ld, false);
+                gemm<true>(2 * I, N, D, gate_up + e * 2 * I * D, D, 1, xt, ld, gut, ld, false);
                 float weight[CHUNK] = {};
                 for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
                 for (int64_t i = 0; i < I; ++i)
                     for (int64_t r = 0; r < N; r += W)
                         store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
-                gemm(D, N, I, down + e * D * I, I, 1, ht, ld, outt, ld, false);
+                gemm<true>(D, N, I, down + e * D * I, I, 1, ht, ld, outt, ld, false);
                 transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + chunk.first * D, D, false);
             }
         sum_over_choices(T, k, D, rows, slots, out);
@@ -439,7 +442,7 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                 const int64_t* choice = order + chunk.first;
                 transpose(n, D, [&](int64_t r) { return dout + choice[r] / k * D; }, dot, ld, true);
                 for (int64_t r = 0; r < n; ++r) std::memcpy(xs + r * D, x + choice[r] / k * D, D * sizeof(float));
-                gemm(I, N, D, down + e * D * I, 1, I, dot, ld, dht, ld, false);
+                gemm<true>(I, N, D, down + e * D * I, 1, I, dot, ld, dht, ld, false);
                 float weight[CHUNK] = {}, dweight[CHUNK] = {};
                 for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
                 for (int64_t i = 0; i < I; ++i)
@@ -457,7 +460,7 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                 transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
                 gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, !chunk.opens);
                 gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, !chunk.opens);
-                gemm(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
+                gemm<true>(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
                 transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + chunk.first * D, D, false);
             }
         }
@@ -475,8 +478,13 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
 
 namespace {
 
-struct Heads {
-    int64_t H, G, d, e;  // query heads, key heads, width of queries and keys, width of values
+// Of S sequences end to end, which begin at begins (S + 1,): H query heads, G key and value heads. A key has d numbers
+// of its own and R that all heads share (the rotary part of latent attention; 0 elsewhere), a value e. Keys and values of
+// a token stand `token` floats apart, those of a head `head`.
+struct Sequences {
+    int64_t S, H, G, d, R, e, key_token, key_head, value_token, value_head;
+    float scale;
+    const int64_t* begins;
 };
 
 // 1 where query `first + lane` sees key `key`, else 0.
@@ -486,12 +494,11 @@ inline Vec sees(int64_t first, int64_t key) {
     return mask;
 }
 
-// st (L, ld): the scores of keys by queries, key · queryᵀ, from the first vector that sees a key on; qt (d, ld) is queryᵀ.
-void scores(int64_t L, int64_t ld, int64_t width, const float* rows, int64_t step, const float* qt, float* st) {
-    for (int64_t j = 0; j < L; j += ROWS) {
-        const int64_t count = L - j < ROWS ? L - j : ROWS, from = j / W * W;
-        gemm(count, round_up(L) - from, width, rows + j * step, step, 1, qt + from, ld, st + j * ld + from, ld, false);
-    }
+// st (L, ld), or += where `add`: the scores of keys by queries, key · queryᵀ, from the first vector that sees a key on;
+// qt (width, ld) is queryᵀ, keys stand `step` apart.
+void scores(int64_t L, int64_t ld, int64_t width, const float* keys, int64_t step, const float* qt, float* st, bool add) {
+    for (int64_t j = 0; j < L; j += W)
+        gemm(L - j < W ? L - j : W, round_up(L) - j, width, keys + j * step, step, 1, qt + j, ld, st + j * ld + j, ld, add);
 }
 
 // Make st the probabilities, e^(scale · score − lse). Where `lse` is not `known` it is written, (ld,).
@@ -541,45 +548,52 @@ void sum_queries(int64_t L, int64_t ld, int64_t width, const float* st, const fl
 
 extern "C" {
 
-// query (T, H, d), key (T, G, d), value (T, G, e) of S sequences end to end, which begin at begins (S + 1,) -> out
-// (T, H, e) and lse (H, T), the logarithm of each softmax's denominator.
-void attention(int threads, int64_t S, int64_t H, int64_t G, int64_t d, int64_t e, float scale, const int64_t* begins,
-               const float* query, const float* key, const float* value, float* out, float* lse) {
-    const int64_t T = begins[S];
+// query (T, H, d + R), key, shared (T, R) and value -> out (T, H, e) and lse (H, T), the logarithm of each softmax's
+// denominator.
+void attention(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
+               const float* value, float* out, float* lse) {
+    const auto [S, H, G, d, R, e, key_token, key_head, value_token, value_head, scale, begins] = *of;
+    const int64_t T = begins[S], width = d + R;
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
     for (int64_t s = 0; s < S; ++s)
         for (int64_t h = 0; h < H; ++h) {
             const int64_t begin = begins[s], L = begins[s + 1] - begin, ld = spread(L), g = h / (H / G);
-            float *qt = scratch((d + L + 1) * ld), *st = qt + d * ld, *sums = st + L * ld;
-            transpose(L, d, [&](int64_t r) { return query + ((begin + r) * H + h) * d; }, qt, ld, true);
-            scores(L, ld, d, key + (begin * G + g) * d, G * d, qt, st);
+            float *qt = scratch((width + L + 1) * ld), *st = qt + width * ld, *sums = st + L * ld;
+            transpose(L, width, [&](int64_t r) { return query + ((begin + r) * H + h) * width; }, qt, ld, true);
+            scores(L, ld, d, key + begin * key_token + g * key_head, key_token, qt, st, false);
+            if (R > 0) scores(L, ld, R, shared + begin * R, R, qt + d * ld, st, true);
             softmax(L, ld, scale, st, sums, false);
             std::memcpy(lse + h * T + begin, sums, L * sizeof(float));
-            sum_keys(L, ld, e, st, value + (begin * G + g) * e, G * e, out + (begin * H + h) * e, H * e);
+            sum_keys(L, ld, e, st, value + begin * value_token + g * value_head, value_token, out + (begin * H + h) * e,
+                     H * e);
         }
 }
 
-// From dout (T, H, e) to dquery, dkey and dvalue; `lse` is that of the forward pass.
-void attention_backward(int threads, int64_t S, int64_t H, int64_t G, int64_t d, int64_t e, float scale,
-                        const int64_t* begins, const float* query, const float* key, const float* value, const float* lse,
-                        const float* dout, float* dquery, float* dkey, float* dvalue) {
-    const int64_t T = begins[S];
+// From dout (T, H, e) to dquery, dkey and dvalue, which stand as what they are gradients of, and the parts of each head
+// in that of what all share, dshared (T, H, R); `lse` is that of the forward pass.
+void attention_backward(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
+                        const float* value, const float* lse, const float* dout, float* dquery, float* dkey, float* dshared,
+                        float* dvalue) {
+    const auto [S, H, G, d, R, e, key_token, key_head, value_token, value_head, scale, begins] = *of;
+    const int64_t T = begins[S], width = d + R;
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
     for (int64_t s = 0; s < S; ++s)
         for (int64_t g = 0; g < G; ++g) {
             const int64_t begin = begins[s], L = begins[s + 1] - begin, ld = spread(L), first = g * (H / G);
-            float *qt = scratch((d + e + 2 * L + 1) * ld), *gt = qt + d * ld, *st = gt + e * ld, *dst = st + L * ld;
-            float* sums = dst + L * ld;
-            const float *k = key + (begin * G + g) * d, *v = value + (begin * G + g) * e;
+            float *qt = scratch((width + e + 2 * L + 1) * ld), *gt = qt + width * ld, *st = gt + e * ld;
+            float *dst = st + L * ld, *sums = dst + L * ld;
+            const int64_t key_at = begin * key_token + g * key_head, value_at = begin * value_token + g * value_head;
             for (int64_t h = first; h < first + H / G; ++h) {
-                const float *q = query + (begin * H + h) * d, *grad = dout + (begin * H + h) * e;
-                transpose(L, d, [&](int64_t r) { return q + r * H * d; }, qt, ld, true);
+                const float *q = query + (begin * H + h) * width, *grad = dout + (begin * H + h) * e;
+                float* dq = dquery + (begin * H + h) * width;
+                transpose(L, width, [&](int64_t r) { return q + r * H * width; }, qt, ld, true);
                 transpose(L, e, [&](int64_t r) { return grad + r * H * e; }, gt, ld, true);
                 std::memset(sums, 0, ld * sizeof(float));
                 std::memcpy(sums, lse + h * T + begin, L * sizeof(float));
-                scores(L, ld, d, k, G * d, qt, st);
+                scores(L, ld, d, key + key_at, key_token, qt, st, false);
+                if (R > 0) scores(L, ld, R, shared + begin * R, R, qt + d * ld, st, true);
                 softmax(L, ld, scale, st, sums, true);
-                scores(L, ld, e, v, G * e, gt, dst);  // the gradient of the probabilities
+                scores(L, ld, e, value + value_at, value_token, gt, dst, false);  // the gradient of the probabilities
                 for (int64_t c = 0; c < L; c += W) {  // and that of the scores, scale · p · (dp − Σ p·dp)
                     const int64_t keys = L < c + W ? L : c + W;
                     Vec mean{};
@@ -587,9 +601,13 @@ void attention_backward(int threads, int64_t S, int64_t H, int64_t G, int64_t d,
                     for (int64_t j = 0; j < keys; ++j)
                         store(dst + j * ld + c, load(st + j * ld + c) * (load(dst + j * ld + c) - mean) * scale);
                 }
-                sum_keys(L, ld, d, dst, k, G * d, dquery + (begin * H + h) * d, H * d);
-                sum_queries(L, ld, d, dst, q, H * d, dkey + (begin * G + g) * d, G * d, h > first);
-                sum_queries(L, ld, e, st, grad, H * e, dvalue + (begin * G + g) * e, G * e, h > first);
+                sum_keys(L, ld, d, dst, key + key_at, key_token, dq, H * width);
+                sum_queries(L, ld, d, dst, q, H * width, dkey + key_at, key_token, h > first);
+                sum_queries(L, ld, e, st, grad, H * e, dvalue + value_at, value_token, h > first);
+                if (R > 0) {
+                    sum_keys(L, ld, R, dst, shared + begin * R, R, dq + d, H * width);
+                    sum_queries(L, ld, R, dst, q + d, H * width, dshared + (begin * H + h) * R, H * R, false);
+                }
             }
         }
 }

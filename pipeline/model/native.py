@@ -14,6 +14,7 @@ import subprocess
 from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-Argument = Tensor | int | float | ctypes.c_void_p | None
+Argument = Tensor | int | float | None | Any  # or what ctypes passes as it is
 
 
 def call(function: str, *arguments: Argument) -> None:
@@ -116,16 +117,13 @@ def strided(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if isinstance(value, Tensor):
-        assert value.is_contiguous()
-        return strided(value)
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return (
-        value
-        if isinstance(value, ctypes.c_void_p)
-        else ctypes.c_int64(value)
-        if value is not None
-        else ctypes.c_void_p(None)
-    )
+def _argument(value: Argument) -> Any:
+    match value:
+        case Tensor():
+            assert value.is_contiguous()
+            return strided(value)
+        case float():
+            return ctypes.c_float(value)
+        case int():
+            return ctypes.c_int64(value)
+    return value
