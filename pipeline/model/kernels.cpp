@@ -234,10 +234,11 @@ void transpose(int64_t rows, int64_t columns, Row from, float* to, int64_t ldt, 
     }
 }
 
-float* scratch(int64_t floats) {  // one growing buffer per thread
+float* scratch(int64_t floats) {  // one growing buffer per thread, at the beginning of a cache line
     thread_local std::vector<float> buffer;
-    if (static_cast<int64_t>(buffer.size()) < floats) buffer.resize(floats);
-    return buffer.data();
+    if (static_cast<int64_t>(buffer.size()) < floats + 16) buffer.resize(floats + 16);
+    const auto address = reinterpret_cast<std::uintptr_t>(buffer.data());
+    return buffer.data() + (64 - address % 64) % 64 / sizeof(float);
 }
 
 // Threads for so much work: waking one up costs what these many numbers do.

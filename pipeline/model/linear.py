@@ -27,10 +27,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def linear_gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient (T, O) of `linear` to those of x (T, D) and weight (O, D)."""
+    if len(x) >= SMALLEST and native.usable(x, weight, gradient):
+        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
+        _gradients(x, weight, gradient, x_grad, weight_grad)
+        return x_grad, weight_grad
+    return gradient @ weight, gradient.T @ x
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = x.new_empty(len(x), len(weight))
     native.call("linear", *x.shape, len(weight), x, weight, bias, out)
     return out
+
+
+def _gradients(x: Tensor, weight: Tensor, gradient: Tensor, x_grad: Tensor | None, weight_grad: Tensor | None) -> None:
+    """Fill in the gradients that are asked for."""
+    native.call("linear_backward", *x.shape, len(weight), x, weight, gradient.contiguous(), x_grad, weight_grad)
 
 
 class _Linear(torch.autograd.Function):
@@ -45,8 +59,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        gradient = gradient.contiguous()
         x_grad = torch.empty_like(x) if of_x else None
         weight_grad = torch.empty_like(weight) if of_weight else None
-        native.call("linear_backward", *x.shape, len(weight), x, weight, gradient, x_grad, weight_grad)
+        _gradients(x, weight, gradient, x_grad, weight_grad)
         return x_grad, weight_grad, gradient.sum(0) if of_bias else None

@@ -11,9 +11,10 @@ logits once more.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from pipeline.model.linear import linear, linear_gradients
 
 CHUNK = 2**25
 """Logits held at a time: 128 MiB of float32."""
@@ -29,13 +30,14 @@ class _CrossEntropy(torch.autograd.Function):
         size = max(1, CHUNK // len(weight))
         for rows, target in zip(predictors.split(size), targets.split(size), strict=True):
             chunk = hidden.index_select(0, rows)
-            log_probabilities = torch.log_softmax(F.linear(chunk, weight), dim=1, dtype=torch.float32)
+            log_probabilities = torch.log_softmax(linear(chunk, weight), dim=1, dtype=torch.float32)
             total -= log_probabilities.gather(1, target[:, None]).sum()
             difference = log_probabilities.exp_()  # softmax − one-hot, the loss's gradient in the logits
             difference[torch.arange(len(target), device=target.device), target] -= 1
             difference = difference.to(hidden.dtype)
-            hidden_gradient.index_add_(0, rows, difference @ weight)
-            weight_gradient += difference.T @ chunk
+            of_chunk, of_weight = linear_gradients(chunk, weight, difference)
+            hidden_gradient.index_copy_(0, rows, of_chunk)
+            weight_gradient += of_weight
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total
 
@@ -88,14 +90,15 @@ class _TokenLogProbabilities(torch.autograd.Function):
             difference = _log_softmax(chunk, weight, ctx.temperature).exp_().mul_(-scale[:, None])
             difference[torch.arange(len(target), device=target.device), target] += scale
             difference = difference.to(hidden.dtype)  # scale · (one-hot − softmax)
-            hidden_gradient.index_add_(0, rows, difference @ weight)
-            weight_gradient += difference.T @ chunk
+            of_chunk, of_weight = linear_gradients(chunk, weight, difference)
+            hidden_gradient.index_copy_(0, rows, of_chunk)
+            weight_gradient += of_weight
         return hidden_gradient, weight_gradient, None, None, None
 
 
 def _log_softmax(chunk: Tensor, weight: Tensor, temperature: float) -> Tensor:
     precision = torch.promote_types(chunk.dtype, torch.float32)
-    return torch.log_softmax(F.linear(chunk, weight).to(precision) / temperature, dim=1)
+    return torch.log_softmax(linear(chunk, weight).to(precision) / temperature, dim=1)
 
 
 def token_log_probabilities(
