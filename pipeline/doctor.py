@@ -42,6 +42,7 @@ def examine(root: Path) -> Iterator[Check]:
     yield from _packages()
     yield Check("git", shutil.which("git") is not None, shutil.which("git") or "not found")
     yield from _machine(root)
+    yield _kernels()
     yield _sandbox()
     for folder in (root, root / "artifacts", root / "runs", root / ".dvc"):
         yield _writable(folder)
@@ -83,6 +84,16 @@ def _machine(root: Path) -> Iterator[Check]:
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     names = [f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices]
     yield Check("gpu", True, ", ".join(names) or "none: everything runs on the cores")
+
+
+def _kernels() -> Check:
+    """No fault where they are missing: models run without them, several times slower."""
+    from pipeline.model.native import CannotBuildError, build
+
+    try:
+        return Check("cpu kernels", True, f"compiled: {build().name}")
+    except CannotBuildError as error:
+        return Check("cpu kernels", True, f"none, models run several times slower on the cores: {error}")
 
 
 def _sandbox() -> Check:

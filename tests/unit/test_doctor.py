@@ -9,6 +9,7 @@ import pytest
 from pipeline import doctor
 from pipeline.doctor import Check, examine
 from pipeline.errors import InputError
+from pipeline.model import native
 from tests.project import FlowProject
 
 
@@ -92,3 +93,11 @@ def test_a_remote_where_nothing_was_pushed_yet_is_sound(flow_project: FlowProjec
     with (flow_project.root / ".dvc" / "config").open("a") as config:
         config.write(f"    remote = near\n['remote \"near\"']\n    url = {flow_project.root / 'remote'}\n")
     assert doctor._dvc_remote(flow_project.root).ok
+
+
+def test_a_machine_without_a_compiler_is_sound_and_says_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(native, "COMPILERS", ())
+    check = doctor._kernels()
+    assert check.ok
+    assert "several times slower" in check.detail
