@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be built; says why once."""
     try:
         return ctypes.CDLL(str(build()))
-    except CannotBuildError as error:
+    except (CannotBuildError, OSError) as error:
         logger.warning("no CPU kernels: %s; models run by torch's operators, several times slower", error)
         return None
 
