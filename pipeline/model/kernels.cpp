@@ -752,11 +752,12 @@ void choose_experts(int threads, int64_t T, int64_t E, int64_t k, int64_t groups
                     else if (row[e] > second) second = row[e];
                 worth[g] = first + second;
             }
-            for (int64_t out = groups; out > top_groups; --out) {  // the worst group leaves, the last one of equals
+            bool out[1024] = {};
+            for (int64_t left = groups; left > top_groups; --left) {  // the worst group leaves, the last one of equals
                 int64_t worst = -1;
                 for (int64_t g = 0; g < groups; ++g)
-                    if (worth[g] > NEVER && (worst < 0 || worth[g] <= worth[worst])) worst = g;
-                worth[worst] = NEVER;
+                    if (!out[g] && (worst < 0 || !(worth[g] > worth[worst]))) worst = g;
+                out[worst] = true;
                 for (int64_t e = worst * size; e < (worst + 1) * size; ++e) row[e] = NEVER;
             }
         }

@@ -3,9 +3,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.model import native
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder, Output
-from pipeline.model.experts import Router, Routing, balance_loss, expert_load
+from pipeline.model.experts import Router, Routing, balance_loss, choose_experts, expert_load
 from pipeline.model.parts import Mixture
 
 from .reference import decoder, positions_of, random_sequences
@@ -112,3 +113,22 @@ def test_balance_loss_is_one_when_even_and_more_when_crowded() -> None:
 def test_a_dense_model_has_no_balance_loss() -> None:
     with pytest.raises(InputError, match="no mixture"):
         balance_loss((), LENGTHS)
+
+
+@pytest.mark.parametrize(("groups", "top_groups"), [(1, 1), (4, 2), (8, 8)])
+@pytest.mark.parametrize("experts", [16, 40, 1024])
+def test_the_kernel_chooses_what_torch_chooses(
+    experts: int, groups: int, top_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(experts)
+    scores, bias = torch.rand(50, experts, generator=generator), torch.randn(experts, generator=generator) / 10
+    ours = choose_experts(scores, bias, 3, groups, top_groups)
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert torch.equal(ours, choose_experts(scores, bias, 3, groups, top_groups))
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_are_not_finite_choose_experts_that_exist(poison: float) -> None:
+    scores = torch.full((40, 16), poison)
+    chosen = choose_experts(scores, None, 3, 4, 2)
+    assert ((chosen >= 0) & (chosen < 16)).all()

@@ -1,0 +1,61 @@
+"""Options of supervised training: the optimiser that every training shares, the base model, the cold start."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.params.section import Count, Digest, NonNegative, Positive, Section, Share
+
+
+class Optimisation(Section):
+    """Options of every loop that trains: the optimiser's, and how its steps are cut and kept."""
+
+    steps: Count
+    micro_batch_tokens: Count = 16_384  # at most at once through the model; bounds memory, does not change the result
+    learning_rate: Positive
+    warmup: Share = 0.05  # of the steps
+    final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine
+    weight_decay: NonNegative = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    gradient_clip: Positive = 1.0
+    balance_rate: NonNegative = 0.001  # update of the routers' balancing bias, per update of the weights
+    balance_loss: NonNegative = 1e-4
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Count = 100  # steps
+
+
+class Training(Optimisation):
+    """Options of the supervised training loop."""
+
+    tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
+
+
+class Corpus(Section):
+    """The text that a base model is trained on from scratch: generated problems with terse and with worked answers."""
+
+    documents: Count
+    worked: Share  # of the documents show the work; the others only the answer
+    families: dict[str, Positive]
+
+
+class Pretrain(Section):
+    kind: Literal["pretrain"]
+    model: dict[str, Any]  # a Hugging Face config.json; the vocabulary comes from the tokenizer
+    corpus: Corpus
+    train: Training
+
+
+class Checkpoint(Section):
+    kind: Literal["checkpoint"]
+    source: str  # a folder, s3://bucket/prefix, or a hub id
+    digest: Digest  # over the checkpoint's files, as `r1flow digest` prints it
+    revision: str | None = None
+
+
+Base = Annotated[Pretrain | Checkpoint, Field(discriminator="kind")]
+
+
+class ColdStart(Section):
+    examples: Count  # worked traces to train on; few and good
+    train: Training
