@@ -88,10 +88,10 @@ def _machine(root: Path) -> Iterator[Check]:
 
 def _kernels() -> Check:
     """No fault where they are missing: models run without them, several times slower."""
-    from pipeline.model.native import CannotBuildError, build
+    from pipeline.model.native import CannotBuildError, load
 
     try:
-        return Check("cpu kernels", True, f"compiled: {build().name}")
+        return Check("cpu kernels", True, f"compiled: {Path(load()._name).name}")
     except CannotBuildError as error:
         return Check("cpu kernels", True, f"none, models run several times slower on the cores: {error}")
 

@@ -4,8 +4,8 @@ A decoder projects queries, keys and values and hands them to an `AttentionConte
 generation are the same decoder under different contexts.
 Shapes: T tokens of all sequences in a row, S sequences, L length, H query heads, G key and value heads, d and e widths;
 in latent attention C the latent's width, R the rotary one, and d = n + R.
-Different from the textbook: sequences lie end to end without padding. For attention alone they are padded again, in
-few calls of similar length; right padding needs no mask under a causal one, as no real query sees a later key.
+Different from the textbook: sequences lie end to end without padding. Short ones on a CPU are attended as they lie
+(`short.py`); else they are padded for attention alone (`packed.py`), in few calls of similar length.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ class _Run:
 class SlotCache:
     """What S sequences of at most L tokens have been through, and an attention context that reads and extends it.
 
-    positions = cache.begin(lengths, prompts)  # what the next run holds
+    positions = cache.begin(lengths, longest, prompts)  # what the next run holds
     output = decoder(tokens, positions, cache)
     """
 
@@ -162,6 +162,7 @@ def grouped_attention(query: Tensor, keys: Tensor, values: Tensor, lengths: Tens
     query (B, H, d), keys (B, G, L, d), values (B, G, L, e), lengths (B,) -> (B, H, e).
     """
     if native.usable(query, keys, values) and keys.stride() == values.stride():
+        assert not (torch.is_grad_enabled() and query.requires_grad), "the kernel has no backward pass"
         query, out = query.contiguous(), query.new_empty(*query.shape[:2], values.shape[3])
         widths = (query.shape[1], keys.shape[1], query.shape[2], values.shape[3])
         strides = keys.stride()[:3]

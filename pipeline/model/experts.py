@@ -1,6 +1,6 @@
 """Mixture of experts: the router, the experts, their balance.
 
-Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows of the experts' work list.
+Shapes: T tokens, D hidden, E experts, k experts per token, I expert width.
 Source: DeepSeek-V3 report (arXiv 2412.19437) sections 2.1.2 and 2.1.3; Qwen3's router is a plain softmax.
 """
 
@@ -71,7 +71,8 @@ def choose_experts(scores: Tensor, bias: Tensor | None, top_k: int, groups: int 
 
     Only the `top_groups` of `groups` with the largest sum of their two best experts may be chosen from.
     """
-    if native.usable(scores) and scores.shape[1] <= MOST_EXPERTS:
+    given = (scores,) if bias is None else (scores, bias)
+    if native.usable(*given) and scores.shape[1] <= MOST_EXPERTS:
         chosen = scores.new_empty(len(scores), top_k, dtype=torch.int64)
         native.call("choose_experts", *scores.shape, top_k, groups, top_groups, scores.contiguous(), bias, chosen)
         return chosen

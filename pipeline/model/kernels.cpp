@@ -4,13 +4,11 @@
 // each costs more in starting, padding and copying than in computing. Here one call does a whole layer's experts or
 // attention, and what lies between two products never leaves the cache.
 //
-// All products are one routine, `gemm`, which multiplies by broadcasting one operand and keeps a tile of the result in
-// registers. Every sum runs over its terms in an order that depends on the shapes alone, so results are the same bits
+// Products of matrices are one routine, `gemm`, which multiplies by broadcasting one operand and keeps a tile of the result
+// in registers. Every sum runs over its terms in an order that depends on the shapes alone, so results are the same bits
 // for any number of threads.
 // Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, L length, H query and G key heads.
-// Everything is row-major. Built and called by native.py, whose signatures mirror the functions at the end of each part.
-
-#include <omp.h>
+// Everything is row-major. Built and called by native.py; it reads from the functions behind `extern "C"` how many arguments each takes.
 
 #include <algorithm>
 #include <cmath>
@@ -279,12 +277,14 @@ void linear_backward(int threads, int64_t T, int64_t D, int64_t O, const float* 
             for (int64_t t = 0; t < T; t += BLOCK)
                 gemm(T - t < BLOCK ? T - t : BLOCK, D, O, dy + t * O, O, 1, w, D, dx + t * D, D, false);
         }
-        if (dw != nullptr) {  // each thread some rows of dw, over tokens in an order that is the same for all
-            const int64_t tiles = (O + ROWS - 1) / ROWS, count = omp_get_num_threads(), mine = omp_get_thread_num();
-            const int64_t from = tiles * mine / count * ROWS, to = std::min(O, tiles * (mine + 1) / count * ROWS);
-            for (int64_t t = 0; t < T; t += LONG)
-                gemm(to - from, D, T - t < LONG ? T - t : LONG, dy + t * O + from, 1, O, x + t * D, D, dw + from * D, D,
-                     t > 0);
+        if (dw != nullptr) {
+            constexpr int64_t SHARE = 2 * ROWS;  // rows of dw; a static schedule gives each to the same thread every time
+            for (int64_t t = 0; t < T; t += LONG) {
+                const int64_t rows = std::min(LONG, T - t);
+#pragma omp for schedule(static) nowait
+                for (int64_t o = 0; o < O; o += SHARE)
+                    gemm(std::min(SHARE, O - o), D, rows, dy + t * O + o, 1, O, x + t * D, D, dw + o * D, D, t > 0);
+            }
         }
     }
 }
@@ -553,8 +553,11 @@ extern "C" {
 // denominator.
 void attention(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
                const float* value, float* out, float* lse) {
-    const auto [S, H, G, d, R, e, key_token, key_head, value_token, value_head, scale, begins] = *of;
-    const int64_t T = begins[S], width = d + R;
+    const int64_t S = of->S, H = of->H, G = of->G, d = of->d, R = of->R, e = of->e;
+    const int64_t key_token = of->key_token, key_head = of->key_head;
+    const int64_t value_token = of->value_token, value_head = of->value_head;
+    const int64_t *begins = of->begins, T = begins[S], width = d + R;
+    const float scale = of->scale;
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
     for (int64_t s = 0; s < S; ++s)
         for (int64_t h = 0; h < H; ++h) {
@@ -575,8 +578,11 @@ void attention(int threads, const Sequences* of, const float* query, const float
 void attention_backward(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
                         const float* value, const float* lse, const float* dout, float* dquery, float* dkey, float* dshared,
                         float* dvalue) {
-    const auto [S, H, G, d, R, e, key_token, key_head, value_token, value_head, scale, begins] = *of;
-    const int64_t T = begins[S], width = d + R;
+    const int64_t S = of->S, H = of->H, G = of->G, d = of->d, R = of->R, e = of->e;
+    const int64_t key_token = of->key_token, key_head = of->key_head;
+    const int64_t value_token = of->value_token, value_head = of->value_head;
+    const int64_t *begins = of->begins, T = begins[S], width = d + R;
+    const float scale = of->scale;
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
     for (int64_t s = 0; s < S; ++s)
         for (int64_t g = 0; g < G; ++g) {

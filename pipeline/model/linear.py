@@ -17,23 +17,31 @@ from pipeline.model import native
 SMALLEST = 32
 """Rows from which on turning the weights around costs less than it gains."""
 
+LARGEST = 2**22
+"""Numbers in a matrix of weights up to which it is turned around: as large a copy is kept for the next product."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear for x (T, D) and weight (O, D) -> (T, O)."""
-    if x.ndim == 2 and len(x) >= SMALLEST and native.usable(x, weight):
-        if not torch.is_grad_enabled():  # nothing to record, and recording costs as much as a small product
-            return _product(x.contiguous(), weight.contiguous(), bias)
-        return _Linear.apply(x, weight, bias)
+    given = (x, weight) if bias is None else (x, weight, bias)
+    if x.ndim == 2 and _gains(*given):
+        x, weight, bias = x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()
+        # Without gradients there is nothing to record, and recording costs as much as a small product.
+        return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def linear_gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient (T, O) of `linear` to those of x (T, D) and weight (O, D)."""
-    if len(x) >= SMALLEST and native.usable(x, weight, gradient):
+    if _gains(x, weight, gradient):
         x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
         _gradients(x, weight, gradient, x_grad, weight_grad)
         return x_grad, weight_grad
     return gradient @ weight, gradient.T @ x
+
+
+def _gains(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
+    return len(x) >= SMALLEST and weight.numel() <= LARGEST and native.usable(x, weight, *others)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,7 +58,6 @@ def _gradients(x: Tensor, weight: Tensor, gradient: Tensor, x_grad: Tensor | Non
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 

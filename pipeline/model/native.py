@@ -9,8 +9,11 @@ import hashlib
 import logging
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
+import threading
 from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -32,39 +35,63 @@ FLAGS = (
 BUILD_SECONDS = 120
 
 logger = logging.getLogger(__name__)
+_lock = threading.Lock()
 
 
 class CannotBuildError(Exception):
     """Why there are no kernels on this machine."""
 
 
-@cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be built; says why once."""
+    """The compiled kernels, or None where there are none; says why once."""
+    with _lock:  # of two threads that ask first one builds
+        return _library()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(str(build()))
-    except (CannotBuildError, OSError) as error:
+        return load()
+    except CannotBuildError as error:
         logger.warning("no CPU kernels: %s; models run by torch's operators, several times slower", error)
         return None
 
 
+def load() -> ctypes.CDLL:
+    """Build the kernels if need be and load them. Raises CannotBuildError where that cannot be done."""
+    try:
+        return ctypes.CDLL(str(build()))
+    except OSError as error:
+        raise CannotBuildError(str(error)) from error
+
+
+@cache
+def _arguments() -> dict[str, int]:
+    """How many arguments each kernel takes, by its declaration: another number would be no error but corrupt memory."""
+    declared = re.findall(
+        r"^void (\w+)\(int (?:threads|/\* threads \*/)(.*?)\) \{", SOURCE.read_text("utf-8"), re.M | re.S
+    )
+    return {name: rest.count(",") for name, rest in declared}
+
+
 def build() -> Path:
     """Compile kernels.cpp unless that was done already. Raises CannotBuildError with the reason."""
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
+    if found is None:
         raise CannotBuildError(f"no C++ compiler ({', '.join(COMPILERS)})")
+    compiler = shlex.split(found)
     # OpenMP's threads are torch's own where torch brings its library along: two pools would keep each other waiting.
     openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     link = [str(openmp[0]), f"-Wl,-rpath,{openmp[0].parent}"] if openmp else ["-fopenmp"]
     key = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), compiler.encode(), *map(str.encode, FLAGS), *map(str.encode, link), _processor()):
+    for part in (SOURCE.read_bytes(), *map(str.encode, (*compiler, *FLAGS, *link)), _processor()):
         key.update(part + b"\0")
     target = Path(cache_from_source(str(SOURCE.with_suffix(".py")))).with_name(f"kernels-{key.hexdigest()[:16]}.so")
     if target.is_file():
         return target
     try:
         with atomic_file(target) as temporary:
-            _run(compiler, *FLAGS, "-shared", str(SOURCE), "-o", str(temporary), *link)
+            _run(*compiler, *FLAGS, "-shared", str(SOURCE), "-o", str(temporary), *link)
     except OSError as error:
         raise CannotBuildError(str(error)) from error
     return target
@@ -109,6 +136,7 @@ def call(function: str, *arguments: Argument) -> None:
     """Call a kernel: its number of threads comes first, tensors go as pointers to contiguous memory, None as null."""
     kernels = library()
     assert kernels is not None
+    assert len(arguments) == _arguments()[function], f"{function}: {len(arguments)} arguments"
     getattr(kernels, function)(torch.get_num_threads(), *map(_argument, arguments))
 
 

@@ -31,6 +31,8 @@ from pipeline.training.checkpoints import Checkpoint, Checkpoints
 
 logger = logging.getLogger(__name__)
 
+SEVERITY = {action: rank for rank, action in enumerate((Action.SKIP, Action.ROLL_BACK, Action.STOP))}
+
 SMOOTHING = 0.9
 """Share of the old value in running means: about the last 10 steps."""
 
@@ -88,7 +90,10 @@ class Step:
         figures["trained_tokens_per_s"] = figures["trained_tokens"] / figures["update_s"]
         told = {name: value for name, value in figures.items() if name not in ("loss", "gradient_norm")}
         diagnoses.append(self.health.examine(number, told))
-        return Outcome(figures, groups, place, next(filter(None, diagnoses), None))
+        found = [diagnosis for diagnosis in diagnoses if diagnosis is not None]
+        return Outcome(
+            figures, groups, place, max(found, key=lambda diagnosis: SEVERITY[diagnosis.action], default=None)
+        )
 
 
 class Clock:

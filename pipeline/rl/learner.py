@@ -51,14 +51,16 @@ class Learner:
         self._seed = seed
         self._engine: Engine = TorchEngine(PolicyObjective(policy, options), options)
         self._reference = Reference(policy, options) if options.loss.kl_coefficient > 0 else None
+        self._renewals = 0  # of the reference: a run that went back in between makes up for one that it lost
 
     def update(self, trajectories: Sequence[Trajectory], step: int, permit: Permit) -> dict[str, float]:
         """One pass over the trajectories of step number `step`. Returns figures; without trajectories only some.
 
         A minibatch whose update is not permitted leaves the weights, and so do the rest of the step.
         """
-        if self._reference is not None and step > 0 and step % self._options.reference_every == 0:
+        if self._reference is not None and (due := step // self._options.reference_every) > self._renewals:
             self._reference.become(self._policy)
+            self._renewals = due
         rate = learning_rate(self._options, step)
         minibatches = self._minibatches(trajectories, step)
         if len(minibatches) > 1 and self._options.loss.old == "trainer":
@@ -72,13 +74,16 @@ class Learner:
 
     def state(self) -> State:
         """The state itself, not a copy."""
-        reference = {} if self._reference is None else {"reference": self._reference.state()}
-        return self._engine.state() | reference
+        if self._reference is None:
+            return self._engine.state()
+        renewals = {"renewals": torch.tensor([self._renewals])}
+        return self._engine.state() | {"reference": self._reference.state(), "counts": renewals}
 
     def load_state(self, state: State) -> None:
         self._engine.load_state(state)
         if self._reference is not None:
             self._reference.load_state(state["reference"])
+            self._renewals = int(state["counts"]["renewals"])
 
     def _minibatches(self, trajectories: Sequence[Trajectory], step: int) -> list[list[Trajectory]]:
         """Trajectories in random parts of like size, with their tokens' weights in the loss of their part."""

@@ -98,8 +98,7 @@ class TorchEngine:
         self._optimiser.state.clear()
         for label, value in state["optimiser"].items():
             name, key = label.rsplit(":", 1)
-            device = "cpu" if key == "step" else self._device
-            self._optimiser.state[parameters[name]][key] = value.to(device)
+            self._optimiser.state[parameters[name]][key] = value.to(self._device)
         torch.set_rng_state(state["random"]["cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"], self._device)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ LENGTHS = [70, 3, 41, 1, 25]
 @pytest.fixture
 def _forgotten() -> Iterator[None]:
     """`library` asks again, and afterwards once more."""
-    native.library.cache_clear()
+    native._library.cache_clear()
     yield
-    native.library.cache_clear()
+    native._library.cache_clear()
 
 
 def test_kernels_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +49,21 @@ def test_a_compiler_that_fails_is_named_with_its_last_words(monkeypatch: pytest.
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(native.CannotBuildError, match="cxx failed: out of registers"):
         native.build()
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_two_threads_that_ask_first_get_the_same_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "cache_from_source", lambda source: str(tmp_path / "kernels.pyc"))
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: native.library(), range(2)))
+    assert found[0] is not None
+    assert found[0] is found[1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_kernel_called_with_too_few_arguments_is_a_bug_of_ours() -> None:
+    with pytest.raises(AssertionError, match="swiglu: 1 arguments"):
+        native.call("swiglu", 1)
 
 
 @pytest.mark.parametrize("case", CASES)

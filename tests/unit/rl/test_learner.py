@@ -201,6 +201,16 @@ def test_the_reference_becomes_the_policy_every_so_many_steps():
     assert kl[3] > 1e-4
 
 
+def test_a_renewal_that_a_return_took_back_is_made_up_for():
+    learner = Learner(decoder(), grpo(reference_every=2, learning_rate=0.05), seed=0)
+    for step in range(2):
+        learner.update(trajectories(), step, always)
+    kept = {part: {name: value.clone() for name, value in values.items()} for part, values in learner.state().items()}
+    learner.update(trajectories(), 2, always)  # renews the reference
+    learner.load_state(kept)
+    assert learner.update(trajectories(), 3, always)["kl"] == pytest.approx(0, abs=1e-6)
+
+
 def test_nothing_to_train_on_is_no_update():
     learner = Learner(decoder(), grpo(), seed=0)
     assert learner.update([], 0, lambda figures: pytest.fail("asked")) == {"learning_rate": 0.01, "trained_tokens": 0}
