@@ -87,13 +87,13 @@ def _machine(root: Path) -> Iterator[Check]:
 
 
 def _kernels() -> Check:
-    """No fault where they are missing: models run without them, several times slower."""
+    """No fault where they are missing: models run without them, up to twice as slow."""
     from pipeline.model.native import CannotBuildError, load
 
     try:
         return Check("cpu kernels", True, f"compiled: {Path(load()._name).name}")
     except CannotBuildError as error:
-        return Check("cpu kernels", True, f"none, models run several times slower on the cores: {error}")
+        return Check("cpu kernels", True, f"none, models run up to twice as slow on the cores: {error}")
 
 
 def _sandbox() -> Check:

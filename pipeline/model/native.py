@@ -1,7 +1,7 @@
 """kernels.cpp, compiled for this machine's processor at first use and kept beside Python's own byte code.
 
-Without a C++ compiler, or on an accelerator, the decoder computes the same by torch's operators: on CPUs several times
-slower, and one warning says so (`r1flow doctor` too).
+Without a C++ compiler, or on an accelerator, the decoder computes the same by torch's operators: on CPUs up to twice
+as slow, and one warning says so (`r1flow doctor` too).
 """
 
 import ctypes
@@ -53,7 +53,7 @@ def _library() -> ctypes.CDLL | None:
     try:
         return load()
     except CannotBuildError as error:
-        logger.warning("no CPU kernels: %s; models run by torch's operators, several times slower", error)
+        logger.warning("no CPU kernels: %s; models run by torch's operators, up to twice as slow", error)
         return None
 
 
