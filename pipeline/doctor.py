@@ -88,10 +88,11 @@ def _machine(root: Path) -> Iterator[Check]:
 
 def _kernels() -> Check:
     """No fault where they are missing: models run without them, up to twice as slow."""
-    from pipeline.model.native import CannotBuildError, load
+    from pipeline.model.native import CannotBuildError, build, load
 
     try:
-        return Check("cpu kernels", True, f"compiled: {Path(load()._name).name}")
+        load()
+        return Check("cpu kernels", True, f"compiled: {build().name}")
     except CannotBuildError as error:
         return Check("cpu kernels", True, f"none, models run up to twice as slow on the cores: {error}")
 

@@ -64,8 +64,8 @@ class Engine:
         for completion in engine.run(): ...
 
     A sample's tokens are the same whatever else is live, up to rounding: the number of rows in a matrix product changes
-    its last bits (log-probabilities by up to 1e-6 in float32), so a token can differ where a random number, or a choice
-    of experts, falls that near to a boundary; in 70,000 tokens of a small sparse model none did.
+    its last bits (log-probabilities by up to 1e-5 in float32), so a token can differ where a random number, or a choice
+    of experts, falls that near to a boundary; in 24,000 tokens of a small sparse model none did.
 
     Not for several threads at once. `submit` and `cancel` may be called between any two steps, and while `run` waits
     for its next value to be asked for.

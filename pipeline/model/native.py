@@ -129,11 +129,11 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-Argument = Tensor | int | float | None | Any  # or what ctypes passes as it is
+def call(function: str, *arguments: Any) -> None:
+    """Call a kernel: its number of threads comes first, tensors go as pointers to contiguous memory, None as null.
 
-
-def call(function: str, *arguments: Argument) -> None:
-    """Call a kernel: its number of threads comes first, tensors go as pointers to contiguous memory, None as null."""
+    Whatever is neither tensor, float nor integer goes as ctypes takes it.
+    """
     kernels = library()
     assert kernels is not None
     assert len(arguments) == _arguments()[function], f"{function}: {len(arguments)} arguments"
@@ -145,7 +145,7 @@ def strided(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _argument(value: Argument) -> Any:
+def _argument(value: Any) -> Any:
     match value:
         case Tensor():
             assert value.is_contiguous()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import params
-from pipeline.rl.conditions import BESIDE, CONDITIONS, WATCHED, Action
+from pipeline.rl.conditions import BESIDE, CONDITIONS, WATCHED, Action, Condition
 from pipeline.rl.health import Diagnosis, Health
 
 STEPS = 60
@@ -326,3 +327,16 @@ def test_what_is_remembered_is_bounded() -> None:
     for step in range(1000):
         health.examine(step, sound(step % STEPS))
     assert len(json.dumps(health.state())) < 30_000
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
+def test_advice_names_options_that_exist(condition: Condition) -> None:
+    named = re.findall(r"`([\w.]+)(?:: \w+)?`", condition.advice)
+    for key in named:  # as it stands in the stage's `train`, or in the whole file
+        assert _exists(params.GRPO, key) or _exists(params.Params, key), key
+
+
+def _exists(section: type[params.Section], key: str) -> bool:
+    name, _, rest = key.partition(".")
+    field = section.model_fields.get(name)
+    return field is not None and (not rest or _exists(field.annotation, rest))
