@@ -21,7 +21,7 @@ from flows.dag import read_dag
 from flows.local import environment
 from flows.report import Outcome, run_table
 from flows.supervise import TIMED_OUT, run
-from pipeline.errors import EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
+from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
 from pipeline.process import exit_on_signals
@@ -40,9 +40,9 @@ class StageFailedError(Exception):
 
 
 def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not where an input is wrong, a gate has failed or a training run is sick."""
+    """Whether another try may help: not where an input is wrong, a gate failed, a run is sick or the budget is spent."""
     error = state.data
-    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH)
+    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
     return not (isinstance(error, StageFailedError) and error.exit_code in final)
 
 

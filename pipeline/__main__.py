@@ -1,7 +1,7 @@
 """`python -m pipeline STAGE`: run one stage. dvc.yaml calls exactly this.
 
 Exit status: 0, 2 for a mistake in what came from outside, 3 for a failed gate, 4 for a training run that its health
-stopped, 128 + n after signal n, 1 (and a traceback) for a bug.
+stopped, 5 for a budget that would be exceeded, 128 + n after signal n, 1 (and a traceback) for a bug.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.cost import Account
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import PARAMS_FILE, Job, identity, project_root, require_stage
@@ -41,17 +42,24 @@ def run_stage(stage: str, root: Path) -> None:
     with Attempt(root, stage) as attempt:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         attempt.update(key=work.key)
+        account = Account(root, stage, work.key, params.machine)
+        account.require_budget()
         settle(params)
         module = importlib.import_module(f"pipeline.stages.{stage}")
         values = params.model_dump(mode="json", by_alias=True)
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
         described = Description(stage, work.key, {name: values[name] for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
-            job = Job(stage, root, work.key, tracker.log, tracker.table)
-            metrics = module.run(params, job)
-            write_json(job.output("metrics.json"), metrics, sort=False)
-            tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
-            attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+            job = Job(stage, root, work.key, tracker.log, tracker.table, account)
+            try:
+                metrics = module.run(params, job)
+                write_json(job.output("metrics.json"), metrics, sort=False)
+                tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
+                attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+            finally:  # a stage that fails has cost something too
+                spent = account.close().figures()
+                attempt.update(cost=spent)
+                tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
 
 
 def settle(params: Params) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from pipeline.errors import GateFailedError, InputError, RunStoppedError, exit_code
+from pipeline.errors import EXPECTED, exit_code
 from pipeline.files import write_json
 
 
@@ -30,6 +30,7 @@ class State:
     key: str = ""  # pipeline.job.Identity.key; the attempt's scratch folder
     mlflow_run: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)  # pipeline.cost.Cost.figures: of this work, all attempts at it
 
 
 class Attempt:
@@ -64,7 +65,7 @@ def _message(error: BaseException | None) -> str:
             return ""
         case SystemExit():
             return "stopped by a signal"
-        case InputError() | GateFailedError() | RunStoppedError():
+        case _ if isinstance(error, EXPECTED):
             return str(error)
         case _:
             return "".join(traceback.format_exception_only(error)).strip()

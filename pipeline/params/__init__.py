@@ -28,13 +28,15 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
+from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
-from pipeline.params.section import Count, Positive, Section
+from pipeline.params.section import Count, Section
 from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, Optimisation, Pretrain, Training
 
 __all__ = [
     "GRPO",
     "Base",
+    "Budget",
     "Checkpoint",
     "ColdStart",
     "Corpus",
@@ -56,6 +58,7 @@ __all__ = [
     "Params",
     "PolicyLoss",
     "Pretrain",
+    "Prices",
     "ReasoningRL",
     "Rewards",
     "RowSource",
@@ -100,14 +103,6 @@ class Tracking(Section):
     # A server or a database, as MLflow writes it; None: SQLite under runs/mlflow
     uri: Annotated[str, Field(pattern=r"^(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://")] | None = None
     experiment: str = "r1flow"
-
-
-class Machine(Section):
-    """Where things run. Not part of any stage's identity."""
-
-    threads: Count | None = None  # None: one per core
-    stage_timeout_hours: Positive = 24.0
-    retries: Annotated[int, Field(ge=0)] = 1
 
 
 class Params(Section):

@@ -26,7 +26,14 @@ def _pretrain(base: Pretrain, params: Params, job: Job) -> dict[str, float]:
     model.init_weights(params.seed)
     examples = text_examples(tokenizer, documents(base.corpus, params.seed, params.held_out))
     summary = train(
-        model, examples, base.train, seed=params.seed, scratch=job.scratch, log=job.log, title="base: pre-training"
+        model,
+        examples,
+        base.train,
+        seed=params.seed,
+        scratch=job.scratch,
+        log=job.log,
+        meter=job.meter,
+        title="base: pre-training",
     )
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)

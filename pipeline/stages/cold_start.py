@@ -26,6 +26,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         seed=params.seed,
         scratch=job.scratch,
         log=job.log,
+        meter=job.meter,
         title="cold_start: SFT",
     )
     with atomic_folder(job.output("model")) as folder:
