@@ -40,7 +40,7 @@ class StageFailedError(Exception):
 
 
 def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not where an input is wrong, a gate failed, a run is sick or the budget is spent."""
+    """Whether another try may help: not with a wrong input, a failed gate, a sick run or a spent budget."""
     error = state.data
     final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
     return not (isinstance(error, StageFailedError) and error.exit_code in final)

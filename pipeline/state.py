@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import psutil
+
 from pipeline.errors import EXPECTED, exit_code
 from pipeline.files import write_json
 
@@ -79,3 +81,14 @@ def read_state(root: Path, stage: str) -> State | None:
     """The last attempt at a stage, or None where there was none."""
     path = _state_file(root, stage)
     return State(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def ending(state: State) -> str:
+    """How an attempt ended: a `State.state`, or "killed" where it says that it runs and its process is gone."""
+    if state.state != "running":
+        return state.state
+    try:
+        born = psutil.Process(state.pid).create_time()
+    except psutil.NoSuchProcess:
+        return "killed"
+    return "running" if born <= datetime.fromisoformat(state.started).timestamp() else "killed"  # else: a reused id

@@ -8,7 +8,7 @@ DVC does, so `3e-6` is one.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -28,10 +28,11 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
+from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Count, Section
-from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, Optimisation, Pretrain, Training
+from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
 __all__ = [
     "GRPO",
@@ -47,6 +48,7 @@ __all__ = [
     "FieldMap",
     "FileSource",
     "Gates",
+    "GeneralSFT",
     "GeneratedSource",
     "GymSource",
     "Health",
@@ -60,34 +62,18 @@ __all__ = [
     "Pretrain",
     "Prices",
     "ReasoningRL",
+    "RejectionSampling",
     "Rewards",
     "RowSource",
     "Sampling",
     "Section",
+    "Selection",
     "Source",
     "Tracking",
     "Training",
     "Weights",
     "load_params",
 ]
-
-
-class Sampling(Section):
-    """How a completion is drawn; the defaults are R1's sampler for evaluation (DeepSeek-R1, section 3)."""
-
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.6  # 0: the likeliest token, nothing is drawn
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # smallest set of likeliest tokens with this mass; 1: all
-    top_k: Count | None = None  # only the k likeliest tokens; None: all
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # at least this share of the likeliest token's probability
-    stop: list[Annotated[str, Field(min_length=1)]] = []  # strings that end a completion; they do not belong to it
-    max_new_tokens: Count = 256
-
-    @model_validator(mode="after")
-    def _cuts_need_a_draw(self) -> "Sampling":
-        for key, off in (("top_k", None), ("min_p", 0.0)):
-            if self.temperature == 0 and getattr(self, key) != off:
-                raise ValueError(f"{key}: {getattr(self, key)} has no effect at temperature 0; leave it out")
-        return self
 
 
 class Evaluation(Section):
@@ -112,6 +98,8 @@ class Params(Section):
     base: Base
     cold_start: ColdStart
     reasoning_rl: ReasoningRL
+    rejection_sampling: RejectionSampling
+    general_sft: GeneralSFT
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()

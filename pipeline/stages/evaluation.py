@@ -1,9 +1,6 @@
 """evaluation: every model of the run on the held-out problems."""
 
-from collections.abc import Iterator
-
 import polars as pl
-from transformers import PreTrainedTokenizerFast
 
 from pipeline import chat
 from pipeline.errors import InputError
@@ -31,18 +28,10 @@ def run(params: Params, job: Job) -> dict[str, float]:
         model, tokenizer = load_model(folder), load_tokenizer(folder)
         samples = judge(name, model, tokenizer, problems, options, params.seed)
         tables.append(samples)
-        job.meter.count(generation_work(model, _lengths(tokenizer, problems, samples)))
+        prompts = [chat.render_prompt(prompt, bos=tokenizer.bos_token or "") for prompt in problems["prompt"]]
+        lengths = dict(samples.group_by("problem_id").agg("tokens").iter_rows())
+        job.meter.count(generation_work(model, tokenizer, prompts, [lengths[problem] for problem in problems["id"]]))
         measured = pass_at_1(samples, params.seed) | form(samples)
         figures |= {f"{name}.{key}": value for key, value in measured.items()}
     write_table(pl.concat(tables), job.output("samples.parquet"))
     return figures | {"problems": len(problems)}
-
-
-def _lengths(
-    tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame, samples: pl.DataFrame
-) -> Iterator[tuple[int, list[int]]]:
-    """Tokens of each problem's prompt, and of its samples."""
-    written = dict(samples.group_by("problem_id").agg(pl.col("tokens")).iter_rows())
-    for problem, prompt in problems.select("id", "prompt").iter_rows():
-        text = chat.render_prompt(prompt, bos=tokenizer.bos_token or "")
-        yield len(tokenizer.encode(text, add_special_tokens=False)), written[problem]

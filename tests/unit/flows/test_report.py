@@ -5,11 +5,10 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 
-from flows.report import Outcome, duration, figures, run_table, status_table
+from flows.report import Outcome, figures, run_table, status_table
 from pipeline.state import State
 
 
@@ -41,14 +40,6 @@ def test_run_table_shows_figures_only_of_stages_that_are_up_to_date(tmp_path: Pa
     assert "loss 0.5" in text
     assert "1 min 1 s" in text
     assert "0.25" not in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90_061, "1 d 1 h")],
-)
-def test_durations_as_a_person_says_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def state(pid: int, *, ago: float) -> State:
