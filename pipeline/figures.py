@@ -1,5 +1,8 @@
 """Figures as a person says them. The same wording in tables on the terminal and on the page."""
 
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
 
 def duration(seconds: float) -> str:
     """Seconds as `4.2 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
@@ -15,7 +18,13 @@ def duration(seconds: float) -> str:
 
 def money(amount: float, currency: str) -> str:
     """With as many places as it takes to see something: `0.0031 USD`, `12.40 USD`."""
-    return f"{amount:,.2f} {currency}" if amount >= 1 or amount == 0 else f"{amount:.2g} {currency}"
+    places = 2 if amount >= 1 or amount <= 0 else 1 - math.floor(math.log10(amount))
+    return f"{amount:,.{places}f} {currency}"
+
+
+def percent(share: float) -> str:
+    """To a tenth, halves up: as the page's script rounds, which must not differ from its tables."""
+    return f"{Decimal(100 * share).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
 
 
 def number(value: float) -> str:

@@ -14,7 +14,8 @@ def test_durations_as_a_person_says_them(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"), [(0.0, "0.00 EUR"), (0.00312, "0.0031 EUR"), (0.5, "0.5 EUR"), (1234.5, "1,234.50 EUR")]
+    ("amount", "text"),
+    [(0.0, "0.00 EUR"), (0.00312, "0.0031 EUR"), (0.5, "0.50 EUR"), (1.1e-5, "0.000011 EUR"), (1234.5, "1,234.50 EUR")],
 )
 def test_money_shows_small_amounts_too(amount: float, text: str) -> None:
     assert money(amount, "EUR") == text
