@@ -28,7 +28,7 @@ _COLOURS = {"ran": "green", "fresh": "cyan", "stale": "yellow", "failed": "red",
 
 def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
     """Stage, state, time, what its work has cost, key figure, where its outputs lie."""
-    table = Table("stage", "state", "time", "cost", "key figure", "outputs")
+    table = _table("stage", "state", "time", "cost", "key figure", "outputs")
     for outcome in outcomes:
         known = outcome.state in ("ran", "fresh")
         table.add_row(
@@ -44,7 +44,7 @@ def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
 
 def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | None]) -> Table:
     """Stage, fresh or stale, last attempt, its age and time, what its work has cost, last figures."""
-    table = Table("stage", "outputs", "last attempt", "age", "time", "cost", "figures")
+    table = _table("stage", "outputs", "last attempt", "age", "time", "cost", "figures")
     for stage, is_fresh in fresh.items():
         state = states[stage]
         table.add_row(
@@ -73,6 +73,14 @@ def figures(root: Path, stage: str, count: int) -> str:
         interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
         shown.append(f"{name} {number(value)}{interval}")
     return "\n".join(shown[:count])
+
+
+def _table(*columns: str) -> Table:
+    """On a narrow terminal figures and paths are broken into lines, nothing else."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ("key figure", "figures", "outputs"), overflow="fold")
+    return table
 
 
 def _cost(root: Path, stage: str) -> str:

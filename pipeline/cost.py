@@ -12,8 +12,9 @@ differently:
 
 What is spent on a project is the sum over its stages of the accounts of their last attempts: work under other params,
 and so under other keys, does not count. The budget (`machine.budget`) limits that sum. It is looked at before a stage
-starts and after each checkpoint; a stage stops where the next checkpoint, at the rate of this attempt so far, would
-cross it. What a stage without checkpoints adds is noticed by the next stage.
+starts and after each checkpoint, and before an attempt's first one after a few steps already; a stage stops where the
+next checkpoint, at the rate of this attempt so far, would cross it. What a stage without checkpoints adds is noticed by
+the next stage.
 """
 
 import json
@@ -32,6 +33,7 @@ from pipeline.state import read_state
 
 KEPT = 4  # checkpoints whose work is remembered: a loop goes on from one of the newest two
 NOTHING = Work()
+FIRST_STEPS = 3  # of an attempt, from which its rate is taken before there is a checkpoint; the very first is slow
 SAMPLE_SECONDS = 5.0  # between two looks at the energy counters, which start over now and then
 
 
@@ -86,25 +88,33 @@ class Account:
         self._started = self._sampled = time.monotonic()
         self._energy = Energy()
         self._mark: tuple[int, Cost] | None = None  # where this attempt's loop began, and what had been spent by then
+        self._steps = self._ahead = 0  # of this attempt's loop: done, and from its beginning to its first checkpoint
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, ahead: int) -> None:
         """The loop goes on from a checkpoint: what was kept with it is done."""
         known = {int(kept): work for kept, work in self._kept.items() if int(kept) <= step}
         self._work = known[max(known)] if known else Work()
         self._mark = (step, self.cost())
+        self._steps, self._ahead = 0, ahead
 
     def count(self, work: Work) -> None:
         self._work += work
+        self._steps += 1
         if time.monotonic() - self._sampled >= SAMPLE_SECONDS:
             self._energy.sample()
             self._sampled = time.monotonic()
+        if self._ahead > self._steps >= FIRST_STEPS:
+            self._hold_budget(self._steps, self._ahead - self._steps, "nothing is kept of them yet")
 
     def keep(self, step: int, steps: int) -> None:
         kept = {**self._kept, str(step): self._work}
         self._kept = {name: kept[name] for name in sorted(kept, key=int) if int(name) <= step}
         self._kept = dict(list(self._kept.items())[-KEPT:])
         self._write()
-        self._hold_budget(step, steps)
+        assert self._mark is not None, "a loop says where it goes on from before it keeps anything"
+        began, interval = self._mark[0], step - max([int(name) for name in self._kept if int(name) < step], default=0)
+        self._ahead = 0
+        self._hold_budget(step - began, min(interval, steps - step), f"step {step} of {steps} is kept")
 
     def close(self) -> Cost:
         """Write what the attempt has cost, and return what the work has cost with it."""
@@ -149,29 +159,21 @@ class Account:
         write_json(self._path, asdict(cost))
         return cost
 
-    def _hold_budget(self, step: int, steps: int) -> None:
-        """Stop where the next checkpoint would be beyond the budget; after the last step there is none."""
-        assert self._mark is not None, "a loop says where it goes on from before it keeps anything"
-        began, at_start = self._mark
-        ahead = min(self._interval(step), steps - step)
-        if ahead <= 0 or step <= began:
+    def _hold_budget(self, done: int, ahead: int, kept: str) -> None:
+        """Stop where `ahead` more steps, at the rate of the `done` ones of this attempt, would be beyond the budget."""
+        if self._machine.budget is None or ahead <= 0 or done <= 0:
             return
-        spent, own, first = self._spent(), _counted(self.cost()), _counted(at_start)
+        assert self._mark is not None
+        spent, own, first = self._spent(), _counted(self.cost()), _counted(self._mark[1])
         for name, limit in self._limits():
-            needed = (own[name] - first[name]) / (step - began) * ahead
+            needed = (own[name] - first[name]) / done * ahead
             if spent[name] + needed > limit:
                 raise BudgetExceededError(
                     f"machine.budget.{name} = {limit:g}: spent {_amount(spent[name])}, of which {self._stage} "
                     f"{_amount(own[name])}; the next {ahead} steps, up to a checkpoint, would take about "
-                    f"{_amount(needed)} more. Stopped after step {step} of {steps}; with a larger budget the next run "
-                    f"goes on from there"
+                    f"{_amount(needed)} more. Stopped after {done} steps ({kept}); with a larger budget the next run "
+                    f"goes on from the last checkpoint"
                 )
-
-    def _interval(self, step: int) -> int:
-        """Steps between the last two checkpoints."""
-        earlier = [int(kept) for kept in self._kept if int(kept) < step]
-        assert self._mark is not None
-        return step - max([*earlier, self._mark[0]])
 
     def _limits(self) -> Iterator[tuple[str, float]]:
         if self._machine.budget is not None:
@@ -224,4 +226,4 @@ def _added(before: Cost, joules: dict[str, float]) -> dict[str, float]:
 
 
 def _amount(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

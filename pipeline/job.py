@@ -46,11 +46,11 @@ class Work:
 class Meter(Protocol):
     """Whom a loop tells what it computes."""
 
-    def resume(self, step: int) -> None:
-        """The loop goes on from the checkpoint of `step`."""
+    def resume(self, step: int, ahead: int) -> None:
+        """The loop goes on from the checkpoint of `step`; the next one, or its end, comes `ahead` steps later."""
 
     def count(self, work: Work) -> None:
-        """So much more has been computed."""
+        """So much more has been computed, in a loop by one step. Raises BudgetExceededError as `keep` does."""
 
     def keep(self, step: int, steps: int) -> None:
         """The checkpoint of `step` out of `steps` is written. Raises BudgetExceededError if the next is too dear."""
@@ -59,7 +59,7 @@ class Meter(Protocol):
 class Unmetered:
     """Counts nothing: for loops outside of a stage."""
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, ahead: int) -> None:
         pass
 
     def count(self, work: Work) -> None:

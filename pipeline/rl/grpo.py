@@ -30,7 +30,7 @@ from pipeline.rl.rollout import Generate, Questions, rollout
 from pipeline.rl.scoring import Judge, ScoredGroup, score
 from pipeline.rl.trajectories import Trajectory
 from pipeline.rl.work import step_work
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def train(
     flops = arithmetic(policy)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, learner, health)
-    meter.resume(summary.steps)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
             outcome = step.run(summary.steps, summary.place)

@@ -45,7 +45,8 @@ def run(params: Params, job: Job) -> dict[str, float]:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     candidates: list[Candidate] = []
     parts = {start: job.scratch / f"candidates-{start:08}.parquet" for start in range(0, asked.height, PART)}
-    job.meter.resume(sum(path.exists() for path in parts.values()))
+    done = sum(path.exists() for path in parts.values())
+    job.meter.resume(done, min(1, len(parts) - done))
     for number, (start, path) in enumerate(parts.items(), 1):
         if not path.exists():
             title = f"rejection_sampling: problems {start} to {min(start + PART, asked.height)} of {asked.height}"

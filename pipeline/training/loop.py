@@ -24,7 +24,7 @@ from pipeline.model.flops import arithmetic
 from pipeline.params import Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 from pipeline.training.engine import Engine, TorchEngine
 from pipeline.training.loss import cross_entropy
 from pipeline.training.optimiser import learning_rate
@@ -105,7 +105,7 @@ def train(
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
     flops = arithmetic(model)
-    meter.resume(summary.steps)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()

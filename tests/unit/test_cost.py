@@ -52,7 +52,7 @@ def account(root: Path, options: Machine, stage: str = "base") -> Account:
     return Account(root, stage, "k", options)
 
 
-def fit(meter: Account, scratch: Path, dies_at: int | None = None) -> Decoder:
+def fit(meter: Account, scratch: Path, dies_at: int | None = None, options: Training = OPTIONS) -> Decoder:
     """A training of 10 steps with checkpoints after 3, 6 and 9."""
     model = Decoder(ModelConfig.from_hf(MODEL))
     model.init_weights(0)
@@ -62,7 +62,7 @@ def fit(meter: Account, scratch: Path, dies_at: int | None = None) -> Decoder:
         if step == dies_at:
             raise KeyboardInterrupt
 
-    train(model, examples, OPTIONS, seed=0, scratch=scratch, log=log, title="t", meter=meter)
+    train(model, examples, options, seed=0, scratch=scratch, log=log, title="t", meter=meter)
     return model
 
 
@@ -138,17 +138,25 @@ def test_a_budget_stops_a_training_at_a_checkpoint_and_a_larger_one_goes_on(tmp_
     used = sum(60 for _ in range(6))
     with pytest.raises(BudgetExceededError, match=r"machine.budget.tokens = 450: spent 3\d\d, of which base") as stop:
         fit(account(tmp_path, machine(tokens=450)), scratch)
-    assert "after step 6 of 10" in str(stop.value)
+    assert "step 6 of 10 is kept" in str(stop.value)
     spent = read_cost(tmp_path, "base")
     assert spent is not None
     assert spent.work.trained_tokens == pytest.approx(used, abs=40)  # within the budget, one interval before its end
     again = account(tmp_path, machine(tokens=100_000))
     steps: list[int] = []
-    again.resume, resume = (lambda step: (steps.append(step), resume(step))[1]), again.resume  # type: ignore[method-assign]
+    again.resume, resume = (lambda step, ahead: (steps.append(step), resume(step, ahead))[1]), again.resume  # type: ignore[method-assign]
     model = fit(again, scratch)
     assert steps == [6]
     for name, tensor in disk_tensors(whole).items():
         assert tensor.equal(disk_tensors(model)[name]), name
+
+
+def test_a_budget_that_does_not_reach_to_the_first_checkpoint_stops_before_it(tmp_path: Path) -> None:
+    far = OPTIONS.model_copy(update={"checkpoint_every": 9})
+    meter = account(tmp_path, machine(tokens=400))
+    with pytest.raises(BudgetExceededError, match=r"Stopped after 3 steps \(nothing is kept"):
+        fit(meter, tmp_path / "part", options=far)
+    assert meter.close().work.trained_tokens < 400
 
 
 def test_other_stages_count_and_a_stage_does_not_start_on_nothing(tmp_path: Path, clock: Clock) -> None:
@@ -168,7 +176,7 @@ def test_other_stages_count_and_a_stage_does_not_start_on_nothing(tmp_path: Path
 def test_the_last_checkpoint_needs_no_budget_for_a_next(tmp_path: Path, clock: Clock) -> None:
     for last, stops in ((10, True), (5, False)):
         meter = account(tmp_path / str(last), machine(hours=0.5))
-        meter.resume(0)
+        meter.resume(0, 5)
         clock.now += 1000  # of 1800 s: as much again would be too much
         if stops:
             with pytest.raises(BudgetExceededError, match=r"machine\.budget\.hours"):
