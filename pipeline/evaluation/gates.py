@@ -50,7 +50,8 @@ class Gate:
 
 
 def _points(share: float) -> str:
-    return f"{share * 100 + 0.0:+.1f}".replace("-", "−").replace("+0.0", "0.0")
+    points = round(share * 100, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def stage_gates(models: Sequence[Entry], problems: pl.DataFrame, gates: ModelGates, seed: int) -> list[Gate]:
