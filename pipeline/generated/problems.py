@@ -106,6 +106,13 @@ def _count(rng: random.Random) -> Item:
     )
 
 
+def _parity(rng: random.Random) -> Item:
+    level = rng.choice((1, 2, 3))
+    number = rng.randint(10 ** (level - 1), 10**level - 1)
+    answer = "odd" if number % 2 else "even"
+    return Item("parity", f"is {number} odd or even?", f"{number % 10} is {answer}", answer, "exact", level, "en")
+
+
 GAINS = ("buys", "finds", "gets", "wins")
 LOSSES = ("sells", "loses", "gives away", "drops")
 
@@ -126,6 +133,7 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
     "largest": _largest,
     "reverse": _reverse,
     "count": _count,
+    "parity": _parity,
     "story": _story,
     "request": request,
 }

@@ -28,10 +28,11 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
-from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, Sampling, StudentFloor
+from pipeline.params.generation import RejectionSampling, Sampling, Selection
+from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Count, Positive, Section
-from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, Optimisation, Pretrain, Training
+from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
 __all__ = [
     "GRPO",
@@ -48,6 +49,7 @@ __all__ = [
     "FileSource",
     "Floor",
     "Gates",
+    "GeneralSFT",
     "GeneratedSource",
     "GymSource",
     "Health",
@@ -61,10 +63,12 @@ __all__ = [
     "PolicyLoss",
     "Pretrain",
     "ReasoningRL",
+    "RejectionSampling",
     "Rewards",
     "RowSource",
     "Sampling",
     "Section",
+    "Selection",
     "Source",
     "StudentFloor",
     "Tracking",
@@ -98,6 +102,8 @@ class Params(Section):
     base: Base
     cold_start: ColdStart
     reasoning_rl: ReasoningRL
+    rejection_sampling: RejectionSampling
+    general_sft: GeneralSFT
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()

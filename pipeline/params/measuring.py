@@ -1,28 +1,11 @@
-"""Options of generation and of evaluation: the sampler, what is asked, and which model may pass."""
+"""Options of evaluation: what is asked, and which model may pass."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from pipeline.params.generation import Sampling
 from pipeline.params.section import Count, Digest, Language, Section, Share
-
-
-class Sampling(Section):
-    """How a completion is drawn; the defaults are R1's sampler for evaluation (DeepSeek-R1, section 3)."""
-
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.6  # 0: the likeliest token, nothing is drawn
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # smallest set of likeliest tokens with this mass; 1: all
-    top_k: Count | None = None  # only the k likeliest tokens; None: all
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # at least this share of the likeliest token's probability
-    stop: list[Annotated[str, Field(min_length=1)]] = []  # strings that end a completion; they do not belong to it
-    max_new_tokens: Count = 256
-
-    @model_validator(mode="after")
-    def _cuts_need_a_draw(self) -> "Sampling":
-        for key, off in (("top_k", None), ("min_p", 0.0)):
-            if self.temperature == 0 and getattr(self, key) != off:
-                raise ValueError(f"{key}: {getattr(self, key)} has no effect at temperature 0; leave it out")
-        return self
 
 
 class Floor(Section):

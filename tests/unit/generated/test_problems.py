@@ -62,6 +62,8 @@ def _solve(prompt: str) -> str:
     if prompt.startswith("count"):
         letter, word = re.fullmatch(r"count (\w) in (\w+)", prompt).groups()  # type: ignore[union-attr]
         return str(word.count(letter))
+    if "odd or even" in prompt:
+        return ("even", "odd")[numbers[0] % 2]
     if "How many now" in prompt:
         gains = any(f" {verb} " in prompt for verb in generated.GAINS)
         return str(numbers[0] + numbers[1] if gains else numbers[0] - numbers[1])

@@ -27,7 +27,7 @@ from pipeline.model.tokenizer import character_tokenizer, save_tokenizer
 from pipeline.params import Params
 from pipeline.records import Problem, Sample, read_table, schema, write_table
 from pipeline.stages import evaluation
-from tests.unit.stages.test_curation import params as some_params
+from tests.unit.stages.toys import toy_params
 
 LLAMA = {
     "model_type": "llama",
@@ -102,8 +102,7 @@ class Run:
 
 
 def _params(**options: Any) -> Params:
-    section = some_params().evaluation.model_dump() | {"problems": 10, "samples": 2, "general": 2, **options}
-    return Params.model_validate(some_params().model_dump(by_alias=True) | {"evaluation": section})
+    return toy_params(evaluation={"problems": 10, "samples": 2, "general": 2, **options})
 
 
 def test_every_model_has_its_figures_and_the_newest_heads_them(project: Path) -> None:
