@@ -30,6 +30,7 @@ from pipeline.params.data import (
 )
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Count, Positive, Section
+from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, Optimisation, Pretrain, Training
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Curation",
     "Decontamination",
     "DifficultyBand",
+    "Distillation",
     "Evaluation",
     "FieldMap",
     "FileSource",
@@ -52,6 +54,7 @@ __all__ = [
     "Limits",
     "Machine",
     "NearDuplicates",
+    "OnPolicy",
     "Optimisation",
     "Params",
     "PolicyLoss",
@@ -62,6 +65,7 @@ __all__ = [
     "Sampling",
     "Section",
     "Source",
+    "Student",
     "Tracking",
     "Training",
     "Weights",
@@ -117,6 +121,7 @@ class Params(Section):
     base: Base
     cold_start: ColdStart
     reasoning_rl: ReasoningRL
+    distillation: Distillation
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
