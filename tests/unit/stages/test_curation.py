@@ -19,6 +19,7 @@ TABLES = {"problems.parquet", "traces.parquet", "pairs.parquet", "quarantine.par
 def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
     families = {"sum": 0.6, "reverse": 0.4}
     generated = {"kind": "generated", "name": "made", "problems": 200, "families": families} | (source or {})
+    base = {"kind": "checkpoint", "source": "model", "digest": "0" * 64}
     training = {"steps": 1, "tokens_per_step": 1, "learning_rate": 1e-3}
     grpo = {"steps": 1, "prompts": 1, "group": 2, "max_new_tokens": 1, "learning_rate": 1e-3}
     return Params.model_validate(
@@ -26,9 +27,10 @@ def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
             "seed": 1,
             "held_out": 0.1,
             "curation": {"sources": [generated], "gates": gates},
-            "base": {"kind": "checkpoint", "source": "model", "digest": "0" * 64},
+            "base": base,
             "cold_start": {"examples": 10, "train": training},
             "reasoning_rl": {"train": grpo},
+            "distillation": {"students": {"small": {"base": base, "train": training}}},
             "evaluation": {"problems": 1, "samples": 1},
         }
     )
