@@ -30,23 +30,28 @@ from pipeline.params.data import (
 )
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
+from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
-from pipeline.params.section import Count, Section
+from pipeline.params.section import Section
+from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
 __all__ = [
     "GRPO",
     "Base",
     "Budget",
+    "Champion",
     "Checkpoint",
     "ColdStart",
     "Corpus",
     "Curation",
     "Decontamination",
     "DifficultyBand",
+    "Distillation",
     "Evaluation",
     "FieldMap",
     "FileSource",
+    "Floor",
     "Gates",
     "GeneralSFT",
     "GeneratedSource",
@@ -55,7 +60,9 @@ __all__ = [
     "HubSource",
     "Limits",
     "Machine",
+    "ModelGates",
     "NearDuplicates",
+    "OnPolicy",
     "Optimisation",
     "Params",
     "PolicyLoss",
@@ -69,17 +76,13 @@ __all__ = [
     "Section",
     "Selection",
     "Source",
+    "Student",
+    "StudentFloor",
     "Tracking",
     "Training",
     "Weights",
     "load_params",
 ]
-
-
-class Evaluation(Section):
-    problems: Count
-    samples: Count  # per problem; pass@1 is their mean
-    sampling: Sampling = Sampling()
 
 
 # ---------------------------------------------------------------- what no result depends on
@@ -100,6 +103,7 @@ class Params(Section):
     reasoning_rl: ReasoningRL
     rejection_sampling: RejectionSampling
     general_sft: GeneralSFT
+    distillation: Distillation
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
