@@ -92,6 +92,7 @@ def render(facts: dict[str, Any], *, models: Sequence[Model], stages: Sequence[S
         stages=stages,
         costs=[(stage, cost_cells(stage.cost)) for stage in stages if stage.cost],
         total=_total(stages),
+        others=list(dict.fromkeys(name for model in models for name in model.others)),
         tasks=sorted({task for model in models for task in model.tasks}),
         **given,
     )
