@@ -40,13 +40,18 @@ class Model:
 
 
 def evaluated(stages: list[Stage]) -> list[Model]:
-    """The models in the order of evaluation's figures, the recipe's last one first."""
+    """The models in the order of evaluation's figures."""
     figures = next((stage.metrics for stage in stages if stage.name == "evaluation"), {})
     keys = [key for key in figures if key.endswith(f".{FIGURE}")]
     of_model = {key.removesuffix(f".{FIGURE}"): key for key in keys if key.count(".") == 1}
     by_model = {stage.model: stage for stage in stages}
     came_from = parents(stages, set(of_model))
     return [_model(name, key, figures, by_model, came_from.get(name)) for name, key in of_model.items()]
+
+
+def final(models: list[Model]) -> Model | None:
+    """The recipe's own last model: the first one that is no student."""
+    return next((model for model in models if "/" not in model.name), models[0] if models else None)
 
 
 def _model(name: str, key: str, figures: dict[str, float], by_model: dict[str, Stage], parent: str | None) -> Model:

@@ -144,7 +144,7 @@ function drawPasses(place, width) {
     picture.append(label(x(share), height - 5, `${100 * share} %`, { class: "faint", "text-anchor": "middle" }));
   }
   models.forEach((model, index) => {
-    const y = top + index * row + row / 2, final = model.name === facts.models[0].name;
+    const y = top + index * row + row / 2, final = model.name === facts.final;
     const colour = final ? "var(--accent)" : "var(--c7)";
     const told = model.low === null ? "" : `\n95 %: ${percent(model.low)} to ${percent(model.high)}`;
     const drawn = svg("g", {}, svg("rect", { x: left, y: y - 8, width: Math.max(1, x(model.pass_at_1) - left), height: 16, rx: 4, fill: colour, opacity: final ? 0.9 : 0.55 }));
