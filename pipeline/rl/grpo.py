@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import RunStoppedError
-from pipeline.job import Log, Table
+from pipeline.job import UNMETERED, Log, Meter, Table
 from pipeline.model.decoder import Decoder
+from pipeline.model.flops import arithmetic
 from pipeline.params import GRPO
 from pipeline.progress import Progress
 from pipeline.rl.advantage import advantages
@@ -27,7 +28,9 @@ from pipeline.rl.health import Diagnosis, Health
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Generate, Questions, rollout
 from pipeline.rl.scoring import Judge, ScoredGroup, score
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.rl.trajectories import Trajectory
+from pipeline.rl.work import step_work
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class Outcome:
     groups: list[ScoredGroup]
     place: int  # in the line of questions, after the step
     diagnosis: Diagnosis | None
+    trajectories: list[Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,8 @@ class Step:
         told = {name: value for name, value in figures.items() if name not in ("loss", "gradient_norm")}
         diagnoses.append(self.health.examine(number, told))
         found = [diagnosis for diagnosis in diagnoses if diagnosis is not None]
-        return Outcome(
-            figures, groups, place, max(found, key=lambda diagnosis: SEVERITY[diagnosis.action], default=None)
-        )
+        worst = max(found, key=lambda diagnosis: SEVERITY[diagnosis.action], default=None)
+        return Outcome(figures, groups, place, worst, trajectories)
 
 
 class Clock:
@@ -149,18 +152,23 @@ def train(
     log: Log,
     table: Table,
     title: str,
+    meter: Meter = UNMETERED,
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up.
+    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, and what `meter`
+    raises after a checkpoint.
     """
     learner = Learner(policy, options, seed)
     step = Step(questions, generate, judge, learner, health, options)
+    flops = arithmetic(policy)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, learner, health)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
             outcome = step.run(summary.steps, summary.place)
+            meter.count(step_work(flops, outcome.groups, outcome.trajectories, options))
             log(outcome.figures, summary.steps)
             if summary.steps % options.table_every == 0:
                 table("samples", summary.steps, sample_table(outcome.groups))
@@ -170,6 +178,7 @@ def train(
                 _act(outcome.diagnosis, checkpoints, learner, health)
             elif summary.steps % options.checkpoint_every == 0:
                 _save(checkpoints, learner, health, summary)
+                meter.keep(summary.steps, options.steps)
     return summary
 
 

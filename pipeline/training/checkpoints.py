@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from pipeline.files import atomic_folder, digest, flush, write_json
+from pipeline.params import Optimisation
 from pipeline.training.engine import State
 
 KEPT = 2
@@ -66,6 +67,11 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """Steps that have a folder, newest first."""
         return sorted((int(folder.name.removeprefix("step-")) for folder in self._folder.glob("step-*")), reverse=True)
+
+
+def until_checkpoint(options: Optimisation, step: int) -> int:
+    """Steps from `step` on until the loop's next checkpoint, or until its end where that comes first."""
+    return min(options.checkpoint_every - step % options.checkpoint_every, options.steps - step)
 
 
 def _fault(folder: Path) -> str | None:

@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.job import Log
+from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss, expert_load
+from pipeline.model.flops import arithmetic
 from pipeline.params import Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 from pipeline.training.engine import Engine, TorchEngine
 from pipeline.training.loss import cross_entropy
 from pipeline.training.optimiser import learning_rate
@@ -90,28 +91,35 @@ def train(
     scratch: Path,
     log: Log,
     title: str,
+    meter: Meter = UNMETERED,
 ) -> Summary:
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`.
 
     `scratch` must be this work's own: what lies there is taken to come from the same model, examples, options and seed.
     Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
-    the gradient is no longer finite (nothing is saved then).
+    the gradient is no longer finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     model.train()
     engine: Engine = TorchEngine(Objective(model), options)
     steps = Steps(examples, options.tokens_per_step, seed)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
+    flops = arithmetic(model)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()
-            figures = train_step(engine, model, steps[step], options, step)
+            chosen = steps[step]
+            figures = train_step(engine, model, chosen, options, step)
             seconds = time.perf_counter() - start
             summary = _advance(summary, figures)
+            computed = flops.training([len(example) for example in chosen], figures.predictions)
+            meter.count(Work(trained_tokens=figures.tokens, flops=computed))
             log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
             progress.advance(1, f"loss {summary.loss:.3f} {figures.tokens / seconds:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
+                meter.keep(summary.steps, options.steps)
     model.eval()
     return summary
 
