@@ -1,4 +1,4 @@
-"""The stages and their order, as DVC reads them from dvc.yaml (matrix stages expanded)."""
+"""The stages and their order, as DVC reads them from dvc.yaml (matrix and foreach stages expanded)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.errors import InputError
-from pipeline.job import DAG_FILE
+from pipeline.job import DAG_FILE, MEMBER
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,17 @@ class Dag:
     needs: dict[str, frozenset[str]]  # stage → all stages that it depends on, directly or not
 
     def until(self, stage: str | None) -> tuple[str, ...]:
-        """The stages that lead to `stage`, and it; all of them for None. Raises InputError for an unknown stage."""
+        """The stages that lead to `stage`, and it; all of them for None. A group stands for all its members.
+
+        Raises InputError for an unknown stage.
+        """
         if stage is None:
             return self.order
-        if stage not in self.needs:
+        wanted = {name for name in self.order if stage in (name, name.partition(MEMBER)[0])}
+        if not wanted:
             raise InputError(f"{DAG_FILE}: no stage {stage!r}; there are {', '.join(self.order)}")
-        return tuple(name for name in self.order if name == stage or name in self.needs[stage])
+        needed = wanted.union(*(self.needs[name] for name in wanted))
+        return tuple(name for name in self.order if name in needed)
 
 
 def read_dag(root: Path) -> Dag:

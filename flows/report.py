@@ -10,6 +10,7 @@ from typing import Literal
 import psutil
 from rich.table import Table
 
+from pipeline.job import artifacts
 from pipeline.state import State
 
 
@@ -35,7 +36,7 @@ def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
             _coloured(outcome.state),
             duration(outcome.seconds) if outcome.seconds else "",
             figures(root, outcome.stage, 1) if known else "",
-            f"artifacts/{outcome.stage}" if known else "",
+            str(artifacts(root, outcome.stage).relative_to(root)) if known else "",
         )
     return table
 
@@ -57,7 +58,7 @@ def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | N
 
 def figures(root: Path, stage: str, count: int) -> str:
     """The first `count` figures of a stage's metrics.json, with the interval where one is given (`…_low`, `…_high`)."""
-    path = root / "artifacts" / stage / "metrics.json"
+    path = artifacts(root, stage) / "metrics.json"
     if not path.is_file():
         return ""
     metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))

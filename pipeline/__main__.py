@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
-from pipeline.job import PARAMS_FILE, Job, Log, identity, outputs, project_root, require_stage
+from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.params import Params, load_params
 from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, spin_briefly
 from pipeline.state import Attempt
@@ -44,10 +44,10 @@ def run_stage(stage: str, root: Path) -> None:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         attempt.update(key=work.key)
         settle(params)
-        module = importlib.import_module(f"pipeline.stages.{stage}")
+        module = importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
         values = params.model_dump(mode="json", by_alias=True)
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
-        described = Description(stage, work.key, {name: values[name] for name in work.params}, data)
+        described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
             job = Job(stage, root, work.key, tracker.log, tracker.table)
             if has_curves := job.output(CURVES) in outputs(root, stage):

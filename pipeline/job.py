@@ -2,16 +2,20 @@
 
 A stage's outputs lie under `artifacts/<stage>/` and depend on nothing but its deps and params. What changes from
 run to run (checkpoints to resume from, its state, times) lies under `runs/<stage>/`, out of the data versions' sight.
+A stage that dvc.yaml repeats by `foreach` is one stage for each key, `<group>@<key>`; its outputs lie under
+`artifacts/<group>/<key>/`. This module reads dvc.yaml by itself, because stages do without DVC.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
 from pipeline.files import digest
@@ -24,6 +28,7 @@ Table = Callable[[str, int, Sequence[Mapping[str, str | float]]], None]
 
 DAG_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"
+MEMBER = "@"  # between a group of stages and the key of one of them, as DVC writes it
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,19 @@ class Job:
     log: Log
     table: Table
 
+    @property
+    def member(self) -> str:
+        """The key of this stage in its group: `small` of `distillation@small`."""
+        assert MEMBER in self.stage, f"stage {self.stage} is no member of a group"
+        return self.stage.partition(MEMBER)[2]
+
     def output(self, name: str) -> Path:
         """Where this stage writes `name`. Write it atomically (pipeline.files)."""
-        return self.root / "artifacts" / self.stage / name
+        return artifacts(self.root, self.stage) / name
 
     def input(self, stage: str, name: str) -> Path:
         """Where another stage has written `name`."""
-        path = self.root / "artifacts" / stage / name
+        path = artifacts(self.root, stage) / name
         if not path.exists():
             raise InputError(f"{path}: missing; run stage {stage} first (`r1flow run --until {stage}`)")
         return path
@@ -66,8 +77,65 @@ def project_root(start: Path) -> Path:
     raise InputError(f"{start}: no {DAG_FILE} and {PARAMS_FILE} here or in a folder above: not an r1flow project")
 
 
+def artifacts(root: Path, stage: str) -> Path:
+    """The folder of a stage's outputs."""
+    return root / "artifacts" / stage.replace(MEMBER, "/")
+
+
 def read_yaml(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    """The content of a YAML file of the project. Raises InputError where it is not valid YAML."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_stages(root: Path) -> dict[str, Any]:
+    """Stage → its definition in dvc.yaml, in order.
+
+    Of DVC's templates the one that the recipe uses is understood: `foreach: ${section}`, a mapping in params.yaml, with
+    `${key}` in the texts below `do`. Raises InputError for any other.
+    """
+    stages: dict[str, Any] = {}
+    for name, definition in read_yaml(root / DAG_FILE)["stages"].items():
+        if "foreach" in definition:
+            keys = _keys(root, name, definition["foreach"])
+            stages |= {f"{name}{MEMBER}{key}": _filled_in(root, definition["do"], key) for key in keys}
+        else:
+            stages[name] = _filled_in(root, definition, None)
+    return stages
+
+
+def _keys(root: Path, name: str, over: Any) -> list[str]:
+    """The keys of the mapping in params.yaml that a stage is repeated over."""
+    section = re.fullmatch(r"\$\{([\w.-]+)\}", over) if isinstance(over, str) else None
+    if section is None:
+        raise InputError(f"{root / DAG_FILE}: {name}.foreach: {over!r}: must be one section of params, as ${{a.b}}")
+    keys = at(read_yaml(root / PARAMS_FILE), section[1])
+    if not isinstance(keys, dict):
+        raise InputError(f"{root / PARAMS_FILE}: {section[1]}: {keys!r}: must be a mapping, {name} is repeated over it")
+    return [str(key) for key in keys]
+
+
+def _filled_in(root: Path, part: Any, key: str | None) -> Any:
+    """A definition with the member's key in place of `${key}`."""
+    if isinstance(part, dict):
+        return {name: _filled_in(root, value, key) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_filled_in(root, value, key) for value in part]
+    if not isinstance(part, str):
+        return part
+    filled = part if key is None else part.replace("${key}", key)
+    if "${" in filled:
+        raise InputError(f"{root / DAG_FILE}: {filled!r}: no template but ${{key}} below foreach is understood")
+    return filled
+
+
+def at(values: Any, name: str) -> Any:
+    """The value at a dotted name in nested mappings, or None: `distillation.students.small`."""
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 @dataclass(frozen=True)
@@ -75,7 +143,7 @@ class Identity:
     """What a stage's outputs are a function of, by dvc.yaml: the content of its deps and the values of its params."""
 
     deps: dict[str, str]  # path in the project → SHA-256
-    params: dict[str, Any]  # section → its values in params.yaml
+    params: dict[str, Any]  # section, dotted where it is a part of one → its values in params.yaml
 
     @property
     def key(self) -> str:
@@ -85,21 +153,21 @@ class Identity:
 
 def require_stage(root: Path, stage: str) -> None:
     """Raises InputError where dvc.yaml has no such stage."""
-    stages = read_yaml(root / DAG_FILE)["stages"]
+    stages = read_stages(root)
     if stage not in stages:
         raise InputError(f"{root / DAG_FILE}: no stage {stage!r}; there are {', '.join(stages)}")
 
 
 def outputs(root: Path, stage: str) -> set[Path]:
     """Every file and folder that a stage writes, by dvc.yaml."""
-    definition = read_yaml(root / DAG_FILE)["stages"][stage]
+    definition = read_stages(root)[stage]
     return {root / name for kind in ("outs", "metrics", "plots") for name in definition.get(kind, [])}
 
 
 def identity(root: Path, stage: str) -> Identity:
     """The identity of a stage as things lie in the project folder now."""
-    definition, params = read_yaml(root / DAG_FILE)["stages"][stage], read_yaml(root / PARAMS_FILE)
+    definition, params = read_stages(root)[stage], read_yaml(root / PARAMS_FILE)
     return Identity(
         deps={name: digest(root / name) for name in definition.get("deps", [])},
-        params={name: params.get(name) for name in definition.get("params", [])},
+        params={name: at(params, name) for name in definition.get("params", [])},
     )

@@ -65,7 +65,7 @@ class Description:
 
     stage: str
     key: str  # pipeline.job.Identity.key
-    params: Mapping[str, Any]  # section → values, nested
+    params: Mapping[str, Any]  # section, dotted where it is a part of one → values, nested
     inputs: Mapping[str, str]  # path in the project → SHA-256
 
 
@@ -269,7 +269,7 @@ def read_run(options: Tracking, root: Path, run: str) -> Recorded:
 
 def _run_id(client: "MlflowClient", experiment: str, run: str) -> str:
     """The id of the run that a person means."""
-    if not re.fullmatch(r"\w+", run, re.ASCII):
+    if not re.fullmatch(r"[\w@-]+", run, re.ASCII):
         raise InputError(f"{run!r}: must be a stage or the beginning of a run's id")
     newest = client.search_runs([experiment], f"tags.stage = '{run}'", max_results=1, order_by=["start_time DESC"])
     if newest:

@@ -10,7 +10,7 @@ held_out: 0.1
 curation:
   sources:
     - {kind: generated, name: sums, problems: 100, families: {sum: 1.0}}
-base: {kind: checkpoint, source: model, digest: "%s"}
+base: &checkpoint {kind: checkpoint, source: model, digest: "%s"}
 cold_start:
   examples: 10
   train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
@@ -19,6 +19,11 @@ reasoning_rl:
 rejection_sampling: {problems: 1, samples: 1}
 general_sft:
   train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
+distillation:
+  students:
+    little:
+      base: *checkpoint
+      train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
 evaluation: {problems: 1, samples: 1}
 machine: {retries: 1}
 """ % ("0" * 64)
@@ -47,6 +52,7 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from pipeline.errors import EXPECTED, GateFailedError, InputError, RunStoppedError, exit_code
 from pipeline.files import write_json
+from pipeline.job import artifacts
 from pipeline.process import die_with_parent, exit_on_signals
 from pipeline.state import Attempt
 
@@ -73,7 +79,7 @@ def work(stage, root, behaviour):
             subprocess.Popen([sys.executable, "-c", DETACHED], start_new_session=True)
             (root / "played" / "hangs").touch()
             time.sleep(600)
-    out = root / "artifacts" / stage
+    out = artifacts(root, stage)
     out.mkdir(parents=True, exist_ok=True)
     (out / "out").write_text(stage)
     if stage == "first":

@@ -32,6 +32,7 @@ from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Count, Positive, Section
+from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Curation",
     "Decontamination",
     "DifficultyBand",
+    "Distillation",
     "Evaluation",
     "FieldMap",
     "FileSource",
@@ -58,6 +60,7 @@ __all__ = [
     "Machine",
     "ModelGates",
     "NearDuplicates",
+    "OnPolicy",
     "Optimisation",
     "Params",
     "PolicyLoss",
@@ -70,6 +73,7 @@ __all__ = [
     "Section",
     "Selection",
     "Source",
+    "Student",
     "StudentFloor",
     "Tracking",
     "Training",
@@ -104,6 +108,7 @@ class Params(Section):
     reasoning_rl: ReasoningRL
     rejection_sampling: RejectionSampling
     general_sft: GeneralSFT
+    distillation: Distillation
     evaluation: Evaluation
     tracking: Tracking = Tracking()
     machine: Machine = Machine()

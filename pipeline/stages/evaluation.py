@@ -16,14 +16,14 @@ from pipeline.evaluation.models import find_models
 from pipeline.evaluation.results import results
 from pipeline.evaluation.sampling import choose
 from pipeline.files import atomic_folder, write_json
-from pipeline.job import DAG_FILE, Job, read_yaml
+from pipeline.job import Job, read_stages
 from pipeline.params import Params
 from pipeline.records import Problem, read_table
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options, seed = params.evaluation, params.seed
-    models = find_models(job.root, read_yaml(job.root / DAG_FILE)["stages"][job.stage]["deps"])
+    models = find_models(job.root, read_stages(job.root)[job.stage]["deps"])
     curated = read_table(job.input("curation", "problems.parquet"), Problem)
     problems = choose(curated, options.problems, options.general)
     if problems.filter(pl.col("verifier") != "none").is_empty():

@@ -14,8 +14,9 @@ from pipeline.job import DAG_FILE, read_yaml
 from pipeline.params import Params
 
 ROOT = Path(__file__).parents[2]
-STAGES: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
 PLOTS: list[dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["plots"]
+WRITTEN: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
+STAGES = {stage: definition.get("do", definition) for stage, definition in WRITTEN.items()}
 COMMON = {"seed", "held_out", "tracking", "machine"}  # params that belong to no stage
 READ = {"pipeline/chat.py": "pipeline/chat_template.jinja"}  # files outside packages that a module reads
 
@@ -73,11 +74,12 @@ def test_a_stage_has_one_name_everywhere() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
-    definition = STAGES[stage]
-    assert definition["cmd"] == f"python -m pipeline {stage}"
+    definition, repeated = STAGES[stage], "foreach" in WRITTEN[stage]
+    assert definition["cmd"] == f"python -m pipeline {stage}" + ("@${key}" if repeated else "")
     outputs = [*definition.get("outs", []), *definition.get("metrics", []), *definition.get("plots", [])]
     assert outputs
-    assert all(output.startswith(f"artifacts/{stage}/") for output in outputs)
+    folder = f"artifacts/{stage}/" + ("${key}/" if repeated else "")
+    assert all(output.startswith(folder) for output in outputs)
 
 
 def test_plots_draw_columns_of_outputs_with_templates_that_are_there() -> None:
@@ -116,4 +118,4 @@ def test_params_name_the_sections_that_a_stage_reads(stage: str, graph: grimp.Im
         for module in _modules(stage, graph)
         for section in re.findall(rf"\bparams\.({sections})\b", _file(module).read_text(encoding="utf-8"))
     }
-    assert set(STAGES[stage]["params"]) == read
+    assert {name.partition(".")[0] for name in STAGES[stage]["params"]} == read

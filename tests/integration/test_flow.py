@@ -55,3 +55,25 @@ def test_a_mistyped_stage_is_refused_before_prefect_starts(
     assert result.returncode == 2
     assert result.stderr == "dvc.yaml: no stage 'lats'; there are first, aside, last\n"
     assert not (flow_project.root / "runs" / "prefect" / "prefect.db").exists()
+
+
+GROUP = """\
+  student:
+    foreach: ${distillation.students}
+    do:
+      cmd: python stage.py student@${key}
+      deps: [artifacts/first/out]
+      params: ["distillation.students.${key}"]
+      outs: ["artifacts/student/${key}/out"]
+"""
+
+
+def test_each_member_of_a_group_is_a_stage(flow_project: FlowProject) -> None:
+    with (flow_project.root / "dvc.yaml").open("a") as dag:
+        dag.write(GROUP)
+    result = run_flow(flow_project, "--until", "student@little")
+    assert flow_project.calls() == ["first", "student@little"]
+    states = rows(result.stdout)
+    assert {stage: states[stage] for stage in states if stage} == {"first": "ran", "student@little": "ran"}  # one wraps
+    assert (flow_project.root / "artifacts" / "student" / "little" / "out").read_text() == "student@little"
+    assert result.returncode == 0

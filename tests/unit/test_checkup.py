@@ -51,12 +51,13 @@ def test_figures_of_one_step_that_were_logged_apart_belong_together() -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs of two stages and a later, healthy one of the first."""
+    """A folder with the runs of three stages and a later, healthy one of the first."""
     root = tmp_path_factory.mktemp("store")
     health = {"reasoning_rl": {"health": params.Health(max_kl=0.5).model_dump(mode="json")}}
     for stage, values, figures in (
         ("reasoning_rl", health, {"kl": 0.7, "loss": 0.0}),
         ("curation", {}, {}),
+        ("distillation@small-2", {"distillation.students.small-2": {"train": {"steps": 3}}}, {"loss": 0.5}),
         ("reasoning_rl", health, {"kl": 0.1, "loss": 0.0}),
     ):
         with Tracker(Tracking(), root, Description(stage, str(figures), values, {})) as tracker:
@@ -88,11 +89,17 @@ def test_a_run_is_read_by_stage_or_by_the_beginning_of_its_id(store: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_member_of_a_group_is_found_by_its_name(store: Path) -> None:
+    run = read_run(Tracking(), store, "distillation@small-2")
+    assert (run.stage, run.params) == ("distillation@small-2", {"distillation.students.small-2.train.steps": "3"})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("general_rl", "general_rl: no run; .* one of curation, reasoning_rl"),
-        ("f00dfeedf00d", "f00dfeedf00d: no run; .* one of curation, reasoning_rl"),
+        ("general_rl", "general_rl: no run; .* one of curation, distillation@small-2, reasoning_rl"),
+        ("f00dfeedf00d", "f00dfeedf00d: no run; .* one of curation, distillation@small-2, reasoning_rl"),
         ("'; --", "must be a stage or the beginning of a run's id"),
         ("", "must be a stage or the beginning of a run's id"),
     ],

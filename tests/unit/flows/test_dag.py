@@ -34,6 +34,14 @@ def test_until_keeps_a_stage_and_what_it_needs(tmp_path: Path) -> None:
     assert dag.until(None) == dag.order
 
 
+def test_a_group_stands_for_its_members(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("students: {small: 1, large: 2}\n")
+    text = DIAMOND + "  student:\n    foreach: ${students}\n    do: {cmd: x, deps: [left], outs: ['out/${key}']}\n"
+    dag = dag_of(tmp_path, text)
+    assert dag.until("student@large") == ("start", "left", "student@large")
+    assert dag.until("student") == ("start", "left", "student@small", "student@large")
+
+
 def test_an_unknown_stage_is_named_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no stage 'lift'; there are start, right, left, report"):
         dag_of(tmp_path, DIAMOND).until("lift")

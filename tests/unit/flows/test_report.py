@@ -43,6 +43,14 @@ def test_run_table_shows_figures_only_of_stages_that_are_up_to_date(tmp_path: Pa
     assert "0.25" not in text
 
 
+def test_a_member_of_a_group_has_a_folder_in_its_groups(tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "distillation" / "small").mkdir(parents=True)
+    (tmp_path / "artifacts" / "distillation" / "small" / "metrics.json").write_text('{"loss": 0.125}')
+    text = text_of(run_table(tmp_path, [Outcome("distillation@small", "ran", 9)]))
+    for part in ("distillation@small", "loss 0.125", "artifacts/distillation/small"):
+        assert part in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90_061, "1 d 1 h")],

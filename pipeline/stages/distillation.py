@@ -1,0 +1,81 @@
+"""distillation: small models learn from what the large one wrote (DeepSeek-R1, R1-Distill-*). One stage per student.
+
+As R1's, a student is only fine-tuned on the set. With `on_policy` it then writes for itself, and the teacher says for
+every token what it would have written.
+"""
+
+from pathlib import Path
+
+from pipeline.files import atomic_folder
+from pipeline.gkd.loop import train as train_on_policy
+from pipeline.gkd.teacher import load_teacher
+from pipeline.gkd.texts import student_engine
+from pipeline.job import Job, Log
+from pipeline.model.checkpoint import save_model
+from pipeline.model.tokenizer import save_tokenizer
+from pipeline.params import OnPolicy, Params
+from pipeline.records import Problem, Trace, read_table
+from pipeline.training.batches import Example
+from pipeline.training.examples import worked_examples
+from pipeline.training.loop import train
+from pipeline.training.pretraining import Start, obtain
+
+
+def run(params: Params, job: Job) -> dict[str, float]:
+    student = params.distillation.students[job.member]
+    teacher = job.input("reasoning_rl", "model")
+    problems = read_table(job.input("curation", "problems.parquet"), Problem)
+    traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
+    start = obtain(
+        student.base,
+        seed=params.seed,
+        held_out=params.held_out,
+        scratch=job.scratch / "base",
+        log=_prefixed(job.log, "base"),
+        title=f"{job.stage}: pre-training",
+    )
+    examples = worked_examples(start.tokenizer, problems, traces)
+    summary = train(
+        start.model,
+        examples,
+        student.train,
+        seed=params.seed,
+        scratch=job.scratch / "train",
+        log=job.log,
+        title=f"{job.stage}: SFT",
+    )
+    figures: dict[str, float] = {"loss": summary.loss, "tokens": summary.tokens, "examples": len(examples)}
+    if student.on_policy is not None:
+        figures |= _on_policy(start, teacher, examples, student.on_policy, params.seed, job)
+    with atomic_folder(job.output("model")) as folder:
+        save_model(start.model, folder)
+        save_tokenizer(start.tokenizer, folder)
+    return {
+        **figures,
+        **{f"base_{name}": value for name, value in start.figures.items()},
+        **start.model.size().figures(),
+    }
+
+
+def _on_policy(
+    start: Start, folder: Path, examples: list[Example], options: OnPolicy, seed: int, job: Job
+) -> dict[str, float]:
+    teacher = load_teacher(folder, start.tokenizer, job.stage, bfloat16=options.dtype == "bfloat16")
+    summary = train_on_policy(
+        start.model,
+        examples,
+        options,
+        teacher=teacher,
+        generate=student_engine(start.model, start.tokenizer, examples, options, seed),
+        vocabulary=max(start.tokenizer.get_vocab().values()) + 1,
+        seed=seed,
+        scratch=job.scratch / "on_policy",
+        log=_prefixed(job.log, "on_policy"),
+        title=f"{job.stage}: on policy",
+    )
+    return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}
+
+
+def _prefixed(log: Log, part: str) -> Log:
+    """The log of a part of the work whose figures are not to make one curve with those of the fine-tuning."""
+    return lambda figures, step: log({f"{part}/{name}": value for name, value in figures.items()}, step)
