@@ -8,12 +8,14 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
-from pipeline.job import MEMBER, PARAMS_FILE, Job, at, identity, project_root, require_stage
+from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.params import Params, load_params
 from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, spin_briefly
 from pipeline.state import Attempt
@@ -48,10 +50,23 @@ def run_stage(stage: str, root: Path) -> None:
         described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
             job = Job(stage, root, work.key, tracker.log, tracker.table)
+            if has_curves := job.output(CURVES) in outputs(root, stage):
+                curves = Curves(job.scratch)
+                job = replace(job, log=both(tracker.log, curves.note))
             metrics = module.run(params, job)
+            if has_curves:
+                curves.write(job.output(CURVES))
             write_json(job.output("metrics.json"), metrics, sort=False)
             tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
             attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+
+
+def both(first: Log, second: Log) -> Log:
+    def log(figures: Mapping[str, float], step: int) -> None:
+        first(figures, step)
+        second(figures, step)
+
+    return log
 
 
 def settle(params: Params) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pipeline import chat
 from pipeline.errors import InputError
+from pipeline.evaluation.models import ORDER, STUDENTS
 from pipeline.generation.generate import generate
 from pipeline.model.checkpoint import load_model
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params
-from pipeline.stages.evaluation import MODELS
 
 
 def ask(question: str, folder: Path, params: Params) -> chat.Completion:
@@ -24,7 +24,7 @@ def ask(question: str, folder: Path, params: Params) -> chat.Completion:
 
 def last_model(root: Path) -> Path:
     """The folder of the last model that the recipe has made. Raises InputError where there is none."""
-    folders = [root / "artifacts" / stage / "model" for stage in MODELS]
+    folders = [root / "artifacts" / stage / "model" for stage in ORDER if stage != STUDENTS]
     for folder in folders:
         if folder.is_dir():
             return folder

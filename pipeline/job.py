@@ -158,6 +158,12 @@ def require_stage(root: Path, stage: str) -> None:
         raise InputError(f"{root / DAG_FILE}: no stage {stage!r}; there are {', '.join(stages)}")
 
 
+def outputs(root: Path, stage: str) -> set[Path]:
+    """Every file and folder that a stage writes, by dvc.yaml."""
+    definition = read_stages(root)[stage]
+    return {root / name for kind in ("outs", "metrics", "plots") for name in definition.get(kind, [])}
+
+
 def identity(root: Path, stage: str) -> Identity:
     """The identity of a stage as things lie in the project folder now."""
     definition, params = read_stages(root)[stage], read_yaml(root / PARAMS_FILE)

@@ -81,8 +81,13 @@ class Sample:
     tokens: int  # of the completion
     finished: bool  # False where the token limit cut it
     well_formed: bool
-    verdict: str  # right | wrong | unparseable | timed out
-    verifier: str  # whose verdict, and in which version: "numeric 1"
+    verdict: str  # right | wrong | unparseable | timed out; unchecked where there is no right answer
+    verifier: str  # whose verdict, and in which version: "numeric 1"; "none"
+    difficulty: float | None  # the problem's
+    prompt: str
+    answer: str  # what stands between the answer's tags; "" where the completion is not well formed
+    language: float  # share of the thinking's words that are in the problem's language
+    preference: float | None  # the preference model's score, of general prompts
 
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")

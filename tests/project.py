@@ -16,6 +16,9 @@ cold_start:
   train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
 reasoning_rl:
   train: {steps: 1, prompts: 2, group: 2, max_new_tokens: 4, learning_rate: 1e-3}
+rejection_sampling: {problems: 1, samples: 1}
+general_sft:
+  train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
 distillation:
   students:
     little:

@@ -19,7 +19,7 @@ from pipeline.data import measures, rules
 from pipeline.data.measures import Accepted
 from pipeline.data.rules import Rule
 from pipeline.files import atomic_file
-from pipeline.params import Curation, Gates
+from pipeline.params import Curation, Gates, RejectionSampling
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
@@ -62,7 +62,7 @@ class GateReport:
 
     gates: list[Gate]
     page: Path  # the HTML page
-    accepted: Accepted | None  # what the next set's drift is measured against; None where a gate failed
+    accepted: Accepted | None  # what the next set's drift is measured against; None where a gate failed or none is
     drift: dict[str, float]  # against the last accepted set; empty where there is none
 
     @property
@@ -109,7 +109,12 @@ def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Acce
         accepted = measures.summary(problems, tasks)
         subjects = [
             _Subject("problems", measures.measure_problems(problems), rules.problem_rules(curation), problems),
-            _Subject("traces", measures.measure_traces(traces, problems), rules.trace_rules(curation), traces),
+            _Subject(
+                "traces",
+                measures.measure_traces(traces, problems),
+                rules.trace_rules(curation.limits.thinking_chars),
+                traces,
+            ),
             _Subject("pairs", measures.measure_pairs(pairs, problems), rules.pair_rules(), pairs),
             _Subject("tasks", tasks, rules.task_rules(curation.gates), tasks),
             _set(problems, tasks, curation.gates),
@@ -121,6 +126,28 @@ def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Acce
         judged += [_judge(context, subject) for subject in subjects]
     gates = [gate for table in judged for gate in table.gates]
     report = GateReport(gates, docs / "index.html", accepted if all(gate.passed for gate in gates) else None, drift)
+    _write_page(report, judged)
+    return report
+
+
+def check_selection(
+    selected: pl.DataFrame, problems: pl.DataFrame, yields: pl.DataFrame, options: RejectionSampling, docs: Path
+) -> GateReport:
+    """Judge what rejection sampling selected, a table of `Trace`s, and write the page into the folder `docs`.
+
+    `problems` are curation's; `yields` has one row per task and difficulty (pipeline.data.selection.yields).
+    """
+    context = _context()
+    tasks = yields.group_by("task", maintain_order=True).agg(pl.col("problems", "answered").sum())
+    tasks = tasks.with_columns((pl.col("answered") / pl.col("problems")).alias("yield"))
+    whole = tasks.select((pl.col("answered").sum() / pl.col("problems").sum()).alias("yield"), traces=selected.height)
+    rows = rules.trace_rules(None)
+    judged = [
+        _judge(context, _Subject("traces", measures.measure_traces(selected, problems), rows, selected)),
+        _judge(context, _Subject("tasks", tasks, rules.yield_rules(options), tasks)),
+        _judge(context, _Subject("set", whole, rules.selection_rules(options), tasks, figures=True)),
+    ]
+    report = GateReport([gate for table in judged for gate in table.gates], docs / "index.html", None, {})
     _write_page(report, judged)
     return report
 

@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.data.clean import reject_markers
 from pipeline.data.contamination import EvaluationIndex
 from pipeline.data.quarantine import CONTENT_CHARS, Reason, reject, reject_rows
-from pipeline.generated import problems as generated
+from pipeline.generated.requests import preference_pairs
 from pipeline.params import GeneratedSource
 from pipeline.records import PreferencePair, normalise, schema
 
@@ -17,7 +17,7 @@ _TEXTS = ("prompt", "chosen", "rejected")
 
 def read_pairs(source: GeneratedSource, seed: int) -> pl.DataFrame:
     """A source's pairs with the columns that the quarantine asks for."""
-    rows = [asdict(pair) for pair in generated.preference_pairs(source, seed)]
+    rows = [asdict(pair) for pair in preference_pairs(source, seed)]
     return pl.DataFrame(rows, schema=schema(PreferencePair)).with_columns(
         source=pl.lit(source.name),
         file=pl.lit("pairs"),

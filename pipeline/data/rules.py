@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pipeline.params import Curation, Gates
+from pipeline.params import Curation, Gates, RejectionSampling
 from pipeline.records import Split, Verifier
 
 
@@ -45,15 +45,23 @@ def problem_rules(curation: Curation) -> list[Rule]:
     ]
 
 
-def trace_rules(curation: Curation) -> list[Rule]:
+def trace_rules(thinking_chars: int | None) -> list[Rule]:
     return [
         _sound("missing", "no field is null"),
         _member("problem_split", ("train",)),
-        _between("thinking_chars", 1, curation.limits.thinking_chars),
+        _between("thinking_chars", 1, thinking_chars),
         _between("answer_chars", 1, None),
         _sound("repeated", "no trace occurs twice"),
         _sound("lost_in_template", "thinking and answer survive the chat template, also in an earlier turn"),
     ]
+
+
+def yield_rules(options: RejectionSampling) -> list[Rule]:
+    return [_between("yield", options.min_task_yield, None)]
+
+
+def selection_rules(options: RejectionSampling) -> list[Rule]:
+    return [_between("yield", options.min_yield, None), _between("traces", 1, None)]
 
 
 def pair_rules() -> list[Rule]:

@@ -1,4 +1,4 @@
-"""Arithmetic and string problems of graded difficulty with worked solutions, made from a seed.
+"""Arithmetic and string problems of graded difficulty with worked solutions, and everyday requests, made from a seed.
 
 They let the whole recipe run without a download, and they are honest tests of reasoning for a small model: too hard to
 guess in one step, easy once the work is written out. A solution shows every carry, so that each token follows from
@@ -7,24 +7,11 @@ few tokens before it.
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from pipeline.errors import InputError
+from pipeline.generated.item import Item
+from pipeline.generated.requests import NAMES, THINGS, request
 from pipeline.params import GeneratedSource
-from pipeline.records import PreferencePair
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One generated problem with its worked solution."""
-
-    task: str
-    prompt: str
-    thinking: str
-    gold: str
-    verifier: str
-    difficulty: int  # 1 is easiest; the scale is the family's own
-    language: str = ""
 
 
 def worked_sum(a: int, b: int) -> str:
@@ -119,8 +106,13 @@ def _count(rng: random.Random) -> Item:
     )
 
 
-NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ida", "Jon", "Kim", "Leo", "Mia", "Noor")
-THINGS = ("apples", "books", "cards", "coins", "eggs", "maps", "nuts", "pens", "shells", "stamps")
+def _parity(rng: random.Random) -> Item:
+    level = rng.choice((1, 2, 3))
+    number = rng.randint(10 ** (level - 1), 10**level - 1)
+    answer = "odd" if number % 2 else "even"
+    return Item("parity", f"is {number} odd or even?", f"{number % 10} is {answer}", answer, "exact", level, "en")
+
+
 GAINS = ("buys", "finds", "gets", "wins")
 LOSSES = ("sells", "loses", "gives away", "drops")
 
@@ -141,7 +133,9 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
     "largest": _largest,
     "reverse": _reverse,
     "count": _count,
+    "parity": _parity,
     "story": _story,
+    "request": request,
 }
 
 
@@ -181,27 +175,3 @@ def problems(source: GeneratedSource, seed: int) -> Iterator[dict[str, str | flo
             "thinking": item.thinking,
             "language": item.language,
         }
-
-
-# Requests with no checkable answer: (request, kind answer, curt answer of about the same length, so that a reward model
-# cannot learn length instead of kindness).
-REQUESTS = (
-    ("Hello, I am {name}.", "Hello {name}, how can I help you?", "I see, {name}. What now, be quick."),
-    ("{name} lost the {thing}.", "I am sorry to hear that, {name}.", "That is your own fault, {name}."),
-    ("Thank {name} for the {thing}.", "Thank you, {name}, for the {thing}!", "{name}, these {thing} are no good."),
-    ("Wish {name} a good day.", "Have a lovely day, {name}!", "Go away now, {name}, go."),
-    ("Ask {name} for {thing}.", "{name}, may I have some {thing}?", "{name}, give me those {thing}."),
-)
-
-
-def preference_pairs(source: GeneratedSource, seed: int) -> Iterator[PreferencePair]:
-    """Kind and curt answers to every everyday request, in a seeded order."""
-    rng = random.Random(f"{source.name}/pairs/{seed}")
-    cases = [(texts, name, thing) for texts in REQUESTS for name in NAMES for thing in THINGS]
-    rng.shuffle(cases)
-    seen: set[str] = set()
-    for texts, name, thing in cases:
-        prompt, chosen, rejected = (text.format(name=name, thing=thing) for text in texts)
-        if prompt not in seen:
-            seen.add(prompt)
-            yield PreferencePair(prompt, chosen, rejected, source.name)

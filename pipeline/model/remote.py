@@ -15,7 +15,7 @@ TIMEOUT_S = 30.0
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """SHA-256 (hex) over names and contents of a checkpoint's files; what `digest` has to say in params."""
+    """SHA-256 (hex) over names and contents of a checkpoint's files; `digest` beside a `source` in params is this."""
     files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
     if not files:
         raise InputError(f"{folder}: holds none of {', '.join(PATTERNS)}: not a checkpoint")

@@ -8,7 +8,7 @@ DVC does, so `3e-6` is one.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -28,14 +28,17 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
+from pipeline.params.generation import RejectionSampling, Sampling, Selection
+from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Count, Positive, Section
 from pipeline.params.students import Distillation, OnPolicy, Student
-from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, Optimisation, Pretrain, Training
+from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
 __all__ = [
     "GRPO",
     "Base",
+    "Champion",
     "Checkpoint",
     "ColdStart",
     "Corpus",
@@ -46,13 +49,16 @@ __all__ = [
     "Evaluation",
     "FieldMap",
     "FileSource",
+    "Floor",
     "Gates",
+    "GeneralSFT",
     "GeneratedSource",
     "GymSource",
     "Health",
     "HubSource",
     "Limits",
     "Machine",
+    "ModelGates",
     "NearDuplicates",
     "OnPolicy",
     "Optimisation",
@@ -60,41 +66,20 @@ __all__ = [
     "PolicyLoss",
     "Pretrain",
     "ReasoningRL",
+    "RejectionSampling",
     "Rewards",
     "RowSource",
     "Sampling",
     "Section",
+    "Selection",
     "Source",
     "Student",
+    "StudentFloor",
     "Tracking",
     "Training",
     "Weights",
     "load_params",
 ]
-
-
-class Sampling(Section):
-    """How a completion is drawn; the defaults are R1's sampler for evaluation (DeepSeek-R1, section 3)."""
-
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.6  # 0: the likeliest token, nothing is drawn
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # smallest set of likeliest tokens with this mass; 1: all
-    top_k: Count | None = None  # only the k likeliest tokens; None: all
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # at least this share of the likeliest token's probability
-    stop: list[Annotated[str, Field(min_length=1)]] = []  # strings that end a completion; they do not belong to it
-    max_new_tokens: Count = 256
-
-    @model_validator(mode="after")
-    def _cuts_need_a_draw(self) -> "Sampling":
-        for key, off in (("top_k", None), ("min_p", 0.0)):
-            if self.temperature == 0 and getattr(self, key) != off:
-                raise ValueError(f"{key}: {getattr(self, key)} has no effect at temperature 0; leave it out")
-        return self
-
-
-class Evaluation(Section):
-    problems: Count
-    samples: Count  # per problem; pass@1 is their mean
-    sampling: Sampling = Sampling()
 
 
 # ---------------------------------------------------------------- what no result depends on
@@ -121,6 +106,8 @@ class Params(Section):
     base: Base
     cold_start: ColdStart
     reasoning_rl: ReasoningRL
+    rejection_sampling: RejectionSampling
+    general_sft: GeneralSFT
     distillation: Distillation
     evaluation: Evaluation
     tracking: Tracking = Tracking()

@@ -9,12 +9,13 @@ from pipeline.params.section import Count, Digest, Language, Name, Positive, Sec
 
 
 class GeneratedSource(Section):
-    """Arithmetic and string problems with worked traces, made here from a seed."""
+    """Arithmetic and string problems with worked traces, and preference pairs, made here from a seed."""
 
     kind: Literal["generated"]
     name: Name
     problems: Count
     families: dict[str, Positive]  # family → weight in the mix
+    pairs: Count = 1500  # preference pairs on everyday requests
 
 
 class FieldMap(Section):

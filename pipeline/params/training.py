@@ -1,4 +1,4 @@
-"""Options of supervised training: the optimiser that every training shares, the base model, the cold start."""
+"""Options of supervised training: the optimiser that every training shares, the base, the fine-tunings."""
 
 from typing import Annotated, Any, Literal
 
@@ -58,4 +58,10 @@ Base = Annotated[Pretrain | Checkpoint, Field(discriminator="kind")]
 
 class ColdStart(Section):
     examples: Count  # worked traces to train on; few and good
+    train: Training
+
+
+class GeneralSFT(Section):
+    """Dev3: from the base model again, on the set that rejection sampling made; R1: 2 epochs."""
+
     train: Training

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.generation.attempts import attempt
 from pipeline.generation.requests import Completion
-from pipeline.records import Problem
-from pipeline.rewards.score import Attempt, Scorer
+from pipeline.rewards.score import Scorer
 from pipeline.rl.rollout import Group, Question
 
 
@@ -69,18 +69,6 @@ def rule_rewards(scorer: Scorer, limit: int) -> Judge:
     """The rewards that can be checked, of completions of at most `limit` tokens."""
 
     def judge(pairs: Sequence[tuple[Question, Completion]]) -> Sequence[Scored]:
-        return scorer.score_all([_attempt(question.problem, completion, limit) for question, completion in pairs])
+        return scorer.score_all([attempt(question.problem, completion, limit) for question, completion in pairs])
 
     return judge
-
-
-def _attempt(problem: Problem, completion: Completion, limit: int) -> Attempt:
-    return Attempt(
-        prompt=problem.prompt,
-        gold=problem.gold,
-        verifier=problem.verifier,
-        text=completion.text,
-        tokens=len(completion.tokens),
-        cut=completion.finish == "length",
-        limit=limit,
-    )

@@ -25,7 +25,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     student = params.distillation.students[job.member]
     teacher = job.input("reasoning_rl", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
-    traces = read_table(job.input("curation", "traces.parquet"), Trace)
+    traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
     start = obtain(
         student.base,
         seed=params.seed,

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from pipeline.files import atomic_folder, digest, write_json
+from pipeline.files import atomic_folder, digest, flush, write_json
 from pipeline.training.engine import State
 
 KEPT = 2
@@ -41,6 +41,8 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the newest two and what killed writers left."""
+        for notes in self._folder.glob("*.jsonl"):  # figures of the steps before (pipeline/curves.py)
+            flush(notes)
         with atomic_folder(self._folder / f"step-{checkpoint.step}") as temporary:
             write_json(temporary / PROGRESS, checkpoint.progress)
             for part, tensors in checkpoint.state.items():

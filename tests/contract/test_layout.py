@@ -14,6 +14,7 @@ from pipeline.job import DAG_FILE, read_yaml
 from pipeline.params import Params
 
 ROOT = Path(__file__).parents[2]
+PLOTS: list[dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["plots"]
 WRITTEN: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
 STAGES = {stage: definition.get("do", definition) for stage, definition in WRITTEN.items()}
 COMMON = {"seed", "held_out", "tracking", "machine"}  # params that belong to no stage
@@ -81,6 +82,17 @@ def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
     assert all(output.startswith(folder) for output in outputs)
 
 
+def test_plots_draw_columns_of_outputs_with_templates_that_are_there() -> None:
+    outputs = {output for definition in STAGES.values() for output in definition["outs"]}
+    names = [name for plot in PLOTS for name in plot]
+    assert len(names) == len(set(names)) > 0
+    for plot in PLOTS:
+        [definition] = plot.values()
+        assert set(definition["y"]) <= outputs
+        template = definition.get("template", "linear")
+        assert template == "linear" or (ROOT / ".dvc" / "plots" / f"{template}.json").is_file()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_name_the_code_that_a_stage_imports(stage: str, graph: grimp.ImportGraph) -> None:
     imported = {_dependency(module) for module in _modules(stage, graph)}
@@ -93,7 +105,9 @@ def test_deps_name_the_code_that_a_stage_imports(stage: str, graph: grimp.Import
 def test_deps_name_the_artifacts_that_a_stage_reads(stage: str) -> None:
     named = {dependency for dependency in STAGES[stage]["deps"] if dependency.startswith("artifacts/")}
     assert _inputs(stage) <= named
-    assert named <= {output for definition in STAGES.values() for output in definition["outs"]}
+    outputs = {output for definition in STAGES.values() for output in definition["outs"]}
+    folders = {parent.as_posix() for output in outputs for parent in Path(output).parents[:-2]}  # below artifacts/
+    assert named <= outputs | folders
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -85,6 +85,19 @@ def test_figures_keep_the_stages_order_and_the_key_names_the_scratch_folder(
     )
 
 
+def test_a_stage_that_dvc_yaml_gives_curves_has_them(run: Callable[[Stage], int], flow_project: FlowProject) -> None:
+    def stage(params: Params, job: Job) -> dict[str, float]:
+        job.log({"loss": 0.5, "tokens_per_s": 7.0}, 1)
+        return {"loss": 0.5}
+
+    artifacts, dag = flow_project.root / "artifacts" / "first", flow_project.root / "dvc.yaml"
+    assert run(stage) == 0
+    assert {path.name for path in artifacts.iterdir()} == {"metrics.json"}
+    dag.write_text(dag.read_text().replace("outs: [artifacts/first/out]", "outs: [artifacts/first/curves.csv]"))
+    assert run(stage) == 0
+    assert (artifacts / "curves.csv").read_text() == "step,loss\n1,0.5\n"
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(InputError("row 3: no gold"), 2), (GateFailedError("too few"), 3), (RunStoppedError("dead reward"), 4)],

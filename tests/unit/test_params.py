@@ -68,6 +68,22 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
         ("evaluation.sampling", {"temperature": 0.0, "top_k": 5}, "top_k: 5 has no effect at temperature 0"),
         ("evaluation.sampling", {"temperature": 0.0, "min_p": 0.1}, "min_p: 0.1 has no effect at temperature 0"),
+        (
+            "evaluation.gates.stages",
+            {"base": {"fall": 0.1}},
+            "evaluation.gates.stages.base.[key]: 'base': Input should",
+        ),
+        (
+            "evaluation.gates.stages.cold_start.fall",
+            2.0,
+            "cold_start.fall: 2.0: Input should be less than or equal to 1",
+        ),
+        ("evaluation.gates.students.keep", 1.5, "evaluation.gates.students.keep: 1.5: Input should be less than or"),
+        (
+            "evaluation.champion",
+            {"samples": "a", "digest": "0"},
+            "evaluation.champion.digest: '0': String should match",
+        ),
         ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
 )

@@ -21,7 +21,9 @@ PROBLEM = records.Problem("0" * 16, "s", "sum", "1+1=?", "2", "numeric", "", Non
         records.Trace("0" * 16, "1+1", "2", "s"),
         records.PreferencePair("hi", "hello", "what", "s"),
         records.Quarantined("s", "a.jsonl", 3, "unreadable", "bad JSON", "{"),
-        records.Sample("base", "0" * 16, "sum", 0, "2", 1, True, False, "unparseable", "numeric 1"),
+        records.Sample(
+            "base", "0" * 16, "sum", 0, "2", 1, True, False, "unparseable", "numeric 1", 1.0, "1+1=?", "", 1.0, None
+        ),
     ],
 )
 def test_a_record_comes_back_as_it_went(record: object, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.curves import Curves
 from pipeline.errors import RunStoppedError
 from pipeline.generation.requests import Completion
 from pipeline.model.decoder import Decoder
@@ -54,6 +55,7 @@ class Run:
         self.kill_at: int | None = None
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
+        Curves(self.folder).note(figures, step)
         if step == self.kill_at:
             raise KeyboardInterrupt
         self.logged.append((step, figures))
@@ -174,6 +176,11 @@ def test_a_killed_run_ends_in_the_same_bits(kill: int, changes: dict[str, int], 
     assert resumed.go() == expected
     assert resumed.logged[0][0] == kill // 2 * 2  # from the last checkpoint on
     assert same(whole.weights(), resumed.weights())
+    for name in ("whole", "killed"):
+        Curves(tmp_path / name).write(tmp_path / f"{name}.csv")
+    curves = (tmp_path / "whole.csv").read_text()
+    assert curves == (tmp_path / "killed.csv").read_text()
+    assert "rollout_s" not in curves
 
 
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path):

@@ -10,6 +10,7 @@ from pipeline.files import digest
 from pipeline.job import Job
 from pipeline.params import Params
 from pipeline.stages import curation
+from tests.unit.stages.toys import toy_params
 
 pytestmark = pytest.mark.slow  # Great Expectations takes seconds to import
 
@@ -19,21 +20,7 @@ TABLES = {"problems.parquet", "traces.parquet", "pairs.parquet", "quarantine.par
 def params(source: dict[str, Any] | None = None, **gates: Any) -> Params:
     families = {"sum": 0.6, "reverse": 0.4}
     generated = {"kind": "generated", "name": "made", "problems": 200, "families": families} | (source or {})
-    base = {"kind": "checkpoint", "source": "model", "digest": "0" * 64}
-    training = {"steps": 1, "tokens_per_step": 1, "learning_rate": 1e-3}
-    grpo = {"steps": 1, "prompts": 1, "group": 2, "max_new_tokens": 1, "learning_rate": 1e-3}
-    return Params.model_validate(
-        {
-            "seed": 1,
-            "held_out": 0.1,
-            "curation": {"sources": [generated], "gates": gates},
-            "base": base,
-            "cold_start": {"examples": 10, "train": training},
-            "reasoning_rl": {"train": grpo},
-            "distillation": {"students": {"small": {"base": base, "train": training}}},
-            "evaluation": {"problems": 1, "samples": 1},
-        }
-    )
+    return toy_params(curation={"sources": [generated], "gates": gates})
 
 
 def job(root: Path) -> Job:

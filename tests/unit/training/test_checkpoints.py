@@ -29,6 +29,16 @@ TEARS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def test_notes_of_the_steps_before_are_flushed_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr("pipeline.training.checkpoints.flush", flushed.append)
+    (tmp_path / "curves.jsonl").write_text("[1, {}]\n")
+    Checkpoints(tmp_path).save(checkpoint(1))
+    assert flushed == [tmp_path / "curves.jsonl"]
+
+
 def test_newest_comes_back_as_saved(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     for step in (9, 10):  # by number, not by name

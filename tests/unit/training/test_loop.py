@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.curves import Curves
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -118,19 +119,30 @@ def test_the_same_inputs_give_the_same_bits(threads: int, tmp_path: Path):
 
 @pytest.mark.parametrize("kill", [1, 3, 4, 7])
 def test_a_killed_run_ends_in_the_same_bits(kill: int, tmp_path: Path):
+    curves = {name: Curves(tmp_path / name) for name in ("whole", "killed")}
+
     def log(figures: Mapping[str, float], step: int) -> None:
+        curves["killed"].note(figures, step)
         if step == kill:
             raise KeyboardInterrupt
 
     whole, model, resumed = decoder(), decoder(), decoder()
-    expected = run(tmp_path / "whole", whole, options())
+    expected = run(tmp_path / "whole", whole, options(), curves["whole"].note)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", model, options(), log)
     trained: list[int] = []
-    assert run(tmp_path / "killed", resumed, options(), lambda _, step: trained.append(step)) == expected
+
+    def log_again(figures: Mapping[str, float], step: int) -> None:
+        curves["killed"].note(figures, step)
+        trained.append(step)
+
+    assert run(tmp_path / "killed", resumed, options(), log_again) == expected
     assert trained[0] == 3 * ((kill - 1) // 3) + 1  # from the last checkpoint on
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    for name, noted in curves.items():
+        noted.write(tmp_path / f"{name}.csv")
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "killed.csv").read_bytes()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path):

@@ -1,0 +1,102 @@
+"""rejection_sampling: the RL model's own right and readable solutions, mixed with general traces (R1's 800k set).
+
+Problems are asked in parts. A part's judged completions are kept in the scratch folder as soon as they are there, so
+that a killed run goes on with the part it was in.
+"""
+
+import random
+
+import polars as pl
+from transformers import PreTrainedTokenizerFast
+
+from pipeline import chat
+from pipeline.data.gates import check_selection
+from pipeline.data.selection import (
+    Candidate,
+    candidate,
+    drop_figures,
+    general_traces,
+    select,
+    traces,
+    yield_figures,
+    yields,
+)
+from pipeline.errors import GateFailedError, InputError
+from pipeline.generation.attempts import attempt
+from pipeline.generation.generate import generate
+from pipeline.job import Job
+from pipeline.model.checkpoint import load_model
+from pipeline.model.decoder import Decoder
+from pipeline.model.tokenizer import load_tokenizer
+from pipeline.params import Params, RejectionSampling
+from pipeline.records import Problem, Trace, read_table, schema, write_table
+from pipeline.rewards.score import Scorer
+
+PART = 1024  # problems asked between two writes
+
+
+def run(params: Params, job: Job) -> dict[str, float]:
+    options = params.rejection_sampling
+    problems = read_table(job.input("curation", "problems.parquet"), Problem)
+    known = read_table(job.input("curation", "traces.parquet"), Trace)
+    folder = job.input("reasoning_rl", "model")
+    asked = _ask_about(problems, options.problems, params.seed)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    candidates: list[Candidate] = []
+    for start in range(0, asked.height, PART):
+        path = job.scratch / f"candidates-{start:08}.parquet"
+        if not path.exists():
+            title = f"rejection_sampling: problems {start} to {min(start + PART, asked.height)} of {asked.height}"
+            part = _sample(model, tokenizer, asked[start : start + PART], options, params.seed, title)
+            write_table(pl.DataFrame(part, schema=schema(Candidate)), path)
+        candidates += [Candidate(**row) for row in read_table(path, Candidate).iter_rows(named=True)]
+    judged = select(candidates, options.selection.keep)
+    reasoning = traces(judged, "reasoning_rl")
+    yielded = yields(asked, reasoning)
+    general = general_traces(problems, known, reasoning.height, options.general, params.seed)
+    selected = pl.concat([reasoning, general])
+    report = check_selection(selected, problems, yielded, options, job.runs / "data_docs")
+    if report.failures:
+        write_table(selected, job.runs / "rejected" / "traces.parquet")
+        raise GateFailedError(f"{report}\nthe traces: {job.runs / 'rejected' / 'traces.parquet'}")
+    write_table(selected, job.output("traces.parquet"))
+    return {
+        "yield": int(yielded["answered"].sum()) / asked.height,
+        "traces": selected.height,
+        "general": general.height,
+        "completions": len(judged),
+        "tokens": sum(one.tokens for one in judged),
+        **drop_figures(judged),
+        **yield_figures(yielded),
+    }
+
+
+def _ask_about(problems: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
+    """The checkable train problems to ask, drawn by the seed, in the table's order."""
+    checkable = problems.filter((pl.col("split") == "train") & (pl.col("verifier") != "none"))
+    if checkable.is_empty():
+        raise InputError("rejection_sampling: the train split has no problem that a verifier can check")
+    chosen = random.Random(seed).sample(range(checkable.height), min(count, checkable.height))
+    return checkable[sorted(chosen)]
+
+
+def _sample(
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: pl.DataFrame,
+    options: RejectionSampling,
+    seed: int,
+    title: str,
+) -> list[Candidate]:
+    """Ask each problem `options.samples` times and judge what comes."""
+    limit = options.sampling.max_new_tokens
+    rows = [Problem(**row) for row in problems.iter_rows(named=True)]
+    prompts = [chat.render_prompt(problem.prompt, bos=tokenizer.bos_token or "") for problem in rows]
+    written = generate(model, tokenizer, prompts, options.sampling, samples=options.samples, seed=seed, title=title)
+    pairs = [
+        (problem, attempt(problem, one, limit))
+        for problem, several in zip(rows, written, strict=True)
+        for one in several
+    ]
+    scored = Scorer(options.rewards).score_all([tried for _, tried in pairs])
+    return [candidate(problem, tried, score, options) for (problem, tried), score in zip(pairs, scored, strict=True)]
