@@ -176,7 +176,7 @@ def _keys(root: Path, name: str, over: Any) -> list[str]:
 def _filled_in(root: Path, part: Any, key: str | None) -> Any:
     """A definition with the member's key in place of `${key}`."""
     if isinstance(part, dict):
-        return {name: _filled_in(root, value, key) for name, value in part.items()}
+        return {_filled_in(root, name, key): _filled_in(root, value, key) for name, value in part.items()}
     if isinstance(part, list):
         return [_filled_in(root, value, key) for value in part]
     if not isinstance(part, str):
@@ -217,7 +217,8 @@ def require_stage(root: Path, stage: str) -> None:
 def outputs(root: Path, stage: str) -> set[Path]:
     """Every file and folder that a stage writes, by dvc.yaml."""
     definition = read_stages(root)[stage]
-    return {root / name for kind in ("outs", "metrics", "plots") for name in definition.get(kind, [])}
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in definition.get(kind, [])]
+    return {root / (entry if isinstance(entry, str) else next(iter(entry))) for entry in entries}
 
 
 def identity(root: Path, stage: str) -> Identity:

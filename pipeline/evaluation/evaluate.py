@@ -44,8 +44,8 @@ def evaluate(
         model, tokenizer = load_model(entry.folder), load_tokenizer(entry.folder)
         sizes[entry.name] = model.size()
         samples, speeds[entry.name] = judge(entry.name, model, tokenizer, problems, options, seed)
-        prompts = [chat.render_prompt(prompt, bos=tokenizer.bos_token or "") for prompt in problems["prompt"]]
         lengths = dict(samples.group_by("problem_id").agg("tokens").iter_rows())
+        prompts = [chat.render_prompt(prompt, bos=tokenizer.bos_token or "") for prompt in problems["prompt"]]
         meter.count(generation_work(model, tokenizer, prompts, [lengths[problem] for problem in problems["id"]]))
         tables.append(samples if preference is None else preference.score(samples))
     return Evaluated(models, pl.concat(tables), sizes, speeds)

@@ -42,8 +42,9 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the newest two and what killed writers left."""
-        for notes in self._folder.glob("*.jsonl"):  # figures of the steps before (pipeline/curves.py)
-            flush(notes)
+        for folder in (self._folder, self._folder.parent):  # the work's own, or that of the work it is a part of
+            for notes in folder.glob("*.jsonl"):  # the figures of the steps before (pipeline/curves.py)
+                flush(notes)
         with atomic_folder(self._folder / f"step-{checkpoint.step}") as temporary:
             write_json(temporary / PROGRESS, checkpoint.progress)
             for part, tensors in checkpoint.state.items():

@@ -76,7 +76,8 @@ def test_a_stage_has_one_name_everywhere() -> None:
 def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
     definition, repeated = STAGES[stage], "foreach" in WRITTEN[stage]
     assert definition["cmd"] == f"python -m pipeline {stage}" + ("@${key}" if repeated else "")
-    outputs = [*definition.get("outs", []), *definition.get("metrics", []), *definition.get("plots", [])]
+    plots = [next(iter(plot)) for plot in definition.get("plots", [])]
+    outputs = [*definition.get("outs", []), *definition.get("metrics", []), *plots]
     assert outputs
     folder = f"artifacts/{stage}/" + ("${key}/" if repeated else "")
     assert all(output.startswith(folder) for output in outputs)

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from pipeline import chat
 from pipeline.errors import InputError
-from pipeline.job import UNMETERED
 from pipeline.model.checkpoint import save_model
 from pipeline.model.remote import checkpoint_digest
 from pipeline.model.tokenizer import save_tokenizer
@@ -30,9 +29,7 @@ PRETRAIN = {
 
 def start(base: Mapping[str, Any], scratch: Path, seed: int = 0) -> Start:
     options: Base = TypeAdapter(Base).validate_python(base)
-    return obtain(
-        options, seed=seed, held_out=0.1, scratch=scratch, log=lambda figures, step: None, meter=UNMETERED, title="test"
-    )
+    return obtain(options, seed=seed, held_out=0.1, scratch=scratch, log=lambda figures, step: None, title="test")
 
 
 def same(first: Start, second: Start) -> bool:
