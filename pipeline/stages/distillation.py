@@ -23,7 +23,7 @@ from pipeline.training.pretraining import Start, obtain
 
 def run(params: Params, job: Job) -> dict[str, float]:
     student = params.distillation.students[job.member]
-    teacher = job.input("reasoning_rl", "model")
+    teacher = job.input("general_rl", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
     start = obtain(
