@@ -19,9 +19,10 @@ from rich.console import Console
 
 from flows.dag import read_dag
 from flows.local import environment
+from flows.page import publish
 from flows.report import Outcome, run_table
 from flows.supervise import TIMED_OUT, run
-from pipeline.errors import EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
+from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
 from pipeline.process import exit_on_signals
@@ -40,9 +41,9 @@ class StageFailedError(Exception):
 
 
 def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not where an input is wrong, a gate has failed or a training run is sick."""
+    """Whether another try may help: not with a wrong input, a failed gate, a sick run or a spent budget."""
     error = state.data
-    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH)
+    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
     return not (isinstance(error, StageFailedError) and error.exit_code in final)
 
 
@@ -71,21 +72,29 @@ def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
 
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
-    """Bring the project at `root` up to date, as far as the stage `until`. Raises StageFailedError, InputError."""
+    """Bring the project at `root` up to date, as far as the stage `until`, and write its page.
+
+    Raises StageFailedError, InputError.
+    """
     machine = load_params(root / PARAMS_FILE).machine
     run_task = run_stage.with_options(retries=machine.retries)
     stages = read_dag(root).until(until)
     outcomes: list[Outcome] = []
+    ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
         for stage in stages:
             outcomes.append(Outcome(stage, "stopped"))  # unless it comes to an end
             outcomes[-1] = run_task(stage, root, machine.stage_timeout_hours * 3600)
+        ended = True
     except StageFailedError as error:
         outcomes[-1] = error.outcome
+        ended = True
         raise
     finally:
         missing = [Outcome(stage, "not reached") for stage in stages[len(outcomes) :]]
         Console().print(run_table(root, [*outcomes, *missing]))
+        if ended:
+            print(publish(root), flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from rich.table import Table
 
+from pipeline.cost import read_cost
+from pipeline.figures import duration, money, number
 from pipeline.job import artifacts
-from pipeline.state import State
+from pipeline.state import State, ending
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ _COLOURS = {"ran": "green", "fresh": "cyan", "stale": "yellow", "failed": "red",
 
 
 def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
-    """Stage, state, time, key figure, where its outputs lie."""
-    table = Table("stage", "state", "time", "key figure", "outputs")
+    """Stage, state, time, what its work has cost, key figure, where its outputs lie."""
+    table = _table("stage", "state", "time", "cost", "key figure", "outputs")
     for outcome in outcomes:
         known = outcome.state in ("ran", "fresh")
         table.add_row(
             outcome.stage,
             _coloured(outcome.state),
             duration(outcome.seconds) if outcome.seconds else "",
+            _cost(root, outcome.stage),
             figures(root, outcome.stage, 1) if known else "",
             str(artifacts(root, outcome.stage).relative_to(root)) if known else "",
         )
@@ -42,15 +44,17 @@ def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
 
 
 def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | None]) -> Table:
-    """Stage, fresh or stale, last attempt, its age, last figures."""
-    table = Table("stage", "outputs", "last attempt", "age", "figures")
+    """Stage, fresh or stale, last attempt, its age and time, what its work has cost, last figures."""
+    table = _table("stage", "outputs", "last attempt", "age", "time", "cost", "figures")
     for stage, is_fresh in fresh.items():
         state = states[stage]
         table.add_row(
             stage,
             _coloured("fresh" if is_fresh else "stale"),
-            _attempt(state) if state else "",
+            ending(state) if state else "",
             duration(_age(state)) if state else "",
+            duration(state.seconds) if state and state.seconds else "",
+            _cost(root, stage),
             figures(root, stage, 3),
         )
     return table
@@ -68,32 +72,21 @@ def figures(root: Path, stage: str, count: int) -> str:
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
-        figure = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        shown.append(f"{name} {figure}{interval}")
+        shown.append(f"{name} {number(value)}{interval}")
     return "\n".join(shown[:count])
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `4.2 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _table(*columns: str) -> Table:
+    """On a narrow terminal figures and paths are broken into lines, nothing else."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ("key figure", "figures", "outputs"), overflow="fold")
+    return table
 
 
-def _attempt(state: State) -> str:
-    """How an attempt ended. One that says it runs, and whose process is gone, was killed."""
-    if state.state != "running":
-        return state.state
-    try:
-        born = psutil.Process(state.pid).create_time()
-    except psutil.NoSuchProcess:
-        return "killed"
-    return "running" if born <= datetime.fromisoformat(state.started).timestamp() else "killed"  # else: a reused id
+def _cost(root: Path, stage: str) -> str:
+    cost = read_cost(root, stage)
+    return "" if cost is None else money(cost.money, cost.currency)
 
 
 def _age(state: State) -> float:

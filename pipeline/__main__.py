@@ -1,7 +1,7 @@
 """`python -m pipeline STAGE`: run one stage. dvc.yaml calls exactly this.
 
 Exit status: 0, 2 for a mistake in what came from outside, 3 for a failed gate, 4 for a training run that its health
-stopped, 128 + n after signal n, 1 (and a traceback) for a bug.
+stopped, 5 for a budget that would be exceeded, 128 + n after signal n, 1 (and a traceback) for a bug.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.cost import Account
 from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
@@ -43,22 +44,29 @@ def run_stage(stage: str, root: Path) -> None:
     with Attempt(root, stage) as attempt:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         attempt.update(key=work.key)
+        account = Account(root, stage, work.key, params.machine)
+        account.require_budget()
         settle(params)
         module = importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
         values = params.model_dump(mode="json", by_alias=True)
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
         described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
-            job = Job(stage, root, work.key, tracker.log, tracker.table)
+            job = Job(stage, root, work.key, tracker.log, tracker.table, account)
             if has_curves := job.output(CURVES) in outputs(root, stage):
                 curves = Curves(job.scratch)
                 job = replace(job, log=both(tracker.log, curves.note))
-            metrics = module.run(params, job)
-            if has_curves:
-                curves.write(job.output(CURVES))
-            write_json(job.output("metrics.json"), metrics, sort=False)
-            tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
-            attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+            try:
+                metrics = module.run(params, job)
+                if has_curves:
+                    curves.write(job.output(CURVES))
+                write_json(job.output("metrics.json"), metrics, sort=False)
+                tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
+                attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+            finally:  # a stage that fails has cost something too
+                spent = account.close().figures()
+                attempt.update(cost=spent)
+                tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
 
 
 def both(first: Log, second: Log) -> Log:

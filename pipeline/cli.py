@@ -72,6 +72,14 @@ def status() -> None:
 
 
 @app.command()
+def report() -> None:
+    """Write runs/report.html: recipe, models, curves, samples, costs and lineage on one page; print where it is."""
+    from pipeline.report.page import write_report
+
+    print(write_report(_root()))
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help='For instance "47+85=?".')],
     model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,
@@ -107,9 +115,9 @@ def doctor(
     if run is not None:
         from pipeline.checkup import check_up
 
-        report = check_up(root, run)
-        Console(highlight=False).print(report.summary, *([report.table()] if report.findings else []))
-        raise typer.Exit(1 if report.findings else 0)
+        found = check_up(root, run)
+        Console(highlight=False).print(found.summary, *([found.table()] if found.findings else []))
+        raise typer.Exit(1 if found.findings else 0)
     checks = list(examine(root))
     table = Table("", "what", "found")
     for check in checks:

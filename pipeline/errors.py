@@ -1,4 +1,4 @@
-"""The three ways in which a stage stops for a reason that is the user's to know, and their exit codes.
+"""The four ways in which a stage stops for a reason that is the user's to know, and their exit codes.
 
 Everything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -7,6 +7,7 @@ EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_GATE = 3
 EXIT_HEALTH = 4
+EXIT_BUDGET = 5
 
 
 class InputError(ValueError):
@@ -21,7 +22,11 @@ class RunStoppedError(Exception):
     """A training run is sick beyond its bounded help. The message names condition, evidence and what to try."""
 
 
-EXPECTED = (InputError, GateFailedError, RunStoppedError)
+class BudgetExceededError(Exception):
+    """What is left of the budget does not reach to the next checkpoint. The message names spent, needed and allowed."""
+
+
+EXPECTED = (InputError, GateFailedError, RunStoppedError, BudgetExceededError)
 """Shown as their message alone, and not tried again: the same work would end the same way."""
 
 
@@ -38,5 +43,7 @@ def exit_code(error: BaseException | None) -> int:
             return EXIT_GATE
         case RunStoppedError():
             return EXIT_HEALTH
+        case BudgetExceededError():
+            return EXIT_BUDGET
         case _:
             return EXIT_BUG

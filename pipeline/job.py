@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -25,6 +25,55 @@ Log = Callable[[Mapping[str, float], int], None]
 
 Table = Callable[[str, int, Sequence[Mapping[str, str | float]]], None]
 """Called with a table's name, the step it belongs to, and its rows: column → what a person is to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was computed, as far as it is the same on any machine."""
+
+    trained_tokens: int = 0  # put through a model forward and backward, prompts included
+    generated_tokens: int = 0
+    flops: int = 0  # of the textbook's arithmetic (pipeline.model.flops), forward, backward and generation together
+
+    @property
+    def tokens(self) -> int:
+        return self.trained_tokens + self.generated_tokens
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.trained_tokens + other.trained_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.flops + other.flops,
+        )
+
+
+class Meter(Protocol):
+    """Whom a loop tells what it computes."""
+
+    def resume(self, step: int, ahead: int) -> None:
+        """The loop goes on from the checkpoint of `step`; the next one, or its end, comes `ahead` steps later."""
+
+    def count(self, work: Work) -> None:
+        """So much more has been computed, in a loop by one step. Raises BudgetExceededError as `keep` does."""
+
+    def keep(self, step: int, steps: int) -> None:
+        """The checkpoint of `step` out of `steps` is written. Raises BudgetExceededError if the next is too dear."""
+
+
+class Unmetered:
+    """Counts nothing: for loops outside of a stage."""
+
+    def resume(self, step: int, ahead: int) -> None:
+        pass
+
+    def count(self, work: Work) -> None:
+        pass
+
+    def keep(self, step: int, steps: int) -> None:
+        pass
+
+
+UNMETERED = Unmetered()
 
 DAG_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"
@@ -40,6 +89,7 @@ class Job:
     key: str  # hash of the stage's params and dependencies
     log: Log
     table: Table
+    meter: Meter = UNMETERED
 
     @property
     def member(self) -> str:
@@ -120,7 +170,7 @@ def _keys(root: Path, name: str, over: Any) -> list[str]:
 def _filled_in(root: Path, part: Any, key: str | None) -> Any:
     """A definition with the member's key in place of `${key}`."""
     if isinstance(part, dict):
-        return {name: _filled_in(root, value, key) for name, value in part.items()}
+        return {_filled_in(root, name, key): _filled_in(root, value, key) for name, value in part.items()}
     if isinstance(part, list):
         return [_filled_in(root, value, key) for value in part]
     if not isinstance(part, str):
@@ -161,7 +211,8 @@ def require_stage(root: Path, stage: str) -> None:
 def outputs(root: Path, stage: str) -> set[Path]:
     """Every file and folder that a stage writes, by dvc.yaml."""
     definition = read_stages(root)[stage]
-    return {root / name for kind in ("outs", "metrics", "plots") for name in definition.get(kind, [])}
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in definition.get(kind, [])]
+    return {root / (entry if isinstance(entry, str) else next(iter(entry))) for entry in entries}
 
 
 def identity(root: Path, stage: str) -> Identity:

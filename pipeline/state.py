@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from pipeline.errors import GateFailedError, InputError, RunStoppedError, exit_code
+import psutil
+
+from pipeline.errors import EXPECTED, exit_code
 from pipeline.files import write_json
 
 
@@ -30,6 +32,7 @@ class State:
     key: str = ""  # pipeline.job.Identity.key; the attempt's scratch folder
     mlflow_run: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)  # pipeline.cost.Cost.figures: of this work, all attempts at it
 
 
 class Attempt:
@@ -64,7 +67,7 @@ def _message(error: BaseException | None) -> str:
             return ""
         case SystemExit():
             return "stopped by a signal"
-        case InputError() | GateFailedError() | RunStoppedError():
+        case _ if isinstance(error, EXPECTED):
             return str(error)
         case _:
             return "".join(traceback.format_exception_only(error)).strip()
@@ -78,3 +81,14 @@ def read_state(root: Path, stage: str) -> State | None:
     """The last attempt at a stage, or None where there was none."""
     path = _state_file(root, stage)
     return State(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def ending(state: State) -> str:
+    """How an attempt ended: a `State.state`, or "killed" where it says that it runs and its process is gone."""
+    if state.state != "running":
+        return state.state
+    try:
+        born = psutil.Process(state.pid).create_time()
+    except psutil.NoSuchProcess:
+        return "killed"
+    return "running" if born <= datetime.fromisoformat(state.started).timestamp() else "killed"  # else: a reused id

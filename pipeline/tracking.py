@@ -267,6 +267,15 @@ def read_run(options: Tracking, root: Path, run: str) -> Recorded:
     return Recorded(found.info.run_id, found.data.tags.get("stage", found.info.run_name), found.data.params, steps)
 
 
+def keep_file(options: Tracking, root: Path, run_id: str, file: Path) -> None:
+    """Keep a file among a run's artifacts, in place of one of the same name. Raises InputError without a server."""
+    if options.uri is not None:
+        require_answer(options.uri)
+    with _lock(root):
+        client, _ = _connect(options, root)
+    client.log_artifact(run_id, file)
+
+
 def _run_id(client: "MlflowClient", experiment: str, run: str) -> str:
     """The id of the run that a person means."""
     if not re.fullmatch(r"[\w@-]+", run, re.ASCII):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STUDENTS = "distillation"
+JUDGE = "preference"  # its model writes nothing
 ORDER = ("general_rl", STUDENTS, "general_sft", "reasoning_rl", "cold_start", "base")
 """The recipe's final model first, as its figures head the tables; then its students, then the way that led to it."""
 
@@ -35,7 +36,7 @@ def find_models(root: Path, dependencies: Iterable[str]) -> list[Entry]:
     folders: dict[str, Path] = {}
     for dependency in dependencies:
         match Path(dependency).parts:
-            case ("artifacts", stage, "model"):
+            case ("artifacts", stage, "model") if stage != JUDGE:
                 folders[stage] = root / dependency
             case ("artifacts", folder) if folder == STUDENTS:
                 found = (root / dependency).glob("*/model")

@@ -15,7 +15,7 @@ from pipeline.evaluation.intervals import Interval, mean_interval
 
 
 class Scorer(Protocol):
-    def scores(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> Sequence[float]:
+    def scores(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]], /) -> Sequence[float]:
         """A score for each prompt with the completion's text."""
         ...
 

@@ -4,7 +4,7 @@ All of it is a function of the judged samples, the sizes of the models and the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +16,18 @@ from pipeline.evaluation.paired import Comparison, compare
 from pipeline.evaluation.preference import mean_preference, win_rate
 from pipeline.files import atomic_file, write_json
 from pipeline.records import write_table
+
+COMPARISON = {
+    "model": pl.String(),
+    "reference": pl.String(),
+    "difference": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "p_value": pl.Float64(),
+    "better": pl.Int64(),
+    "worse": pl.Int64(),
+    "problems": pl.Int64(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +106,13 @@ def _tables(
     passes = whole.filter(pl.col("figure").str.starts_with("pass_at_"))
     levels = measured.filter((pl.col("figure") == "pass_at_1") & (pl.col("difficulty") != ""))
     comparisons = [
-        {
-            "model": one.model,
-            "reference": one.reference,
-            "difference": one.difference.mean,
-            "low": one.difference.low,
-            "high": one.difference.high,
-            "p_value": one.p_value,
-            "better": one.better,
-            "worse": one.worse,
-            "problems": one.problems,
-        }
+        {**asdict(one), **asdict(one.difference), "difference": one.difference.mean}
         for of_model in compared.values()
         for one in of_model
     ]
     return {
         "figures.csv": measured,
-        "comparisons.csv": pl.DataFrame(comparisons),
+        "comparisons.csv": pl.DataFrame(comparisons, schema=COMPARISON),
         "models.csv": models.join(sizes, on="model", maintain_order="left"),
         "pass_at_k.csv": passes.select(
             "model",

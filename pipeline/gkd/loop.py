@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from pipeline.gkd.divergence import divergence
 from pipeline.gkd.teacher import Teacher
-from pipeline.gkd.texts import Generate, Texts
-from pipeline.job import Log
+from pipeline.gkd.texts import Generate, Texts, is_students, prompt_length
+from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss, expert_load
+from pipeline.model.flops import Arithmetic, arithmetic
 from pipeline.params import OnPolicy
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, micro_batches
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 from pipeline.training.engine import Engine, TorchEngine
 from pipeline.training.optimiser import learning_rate
 
@@ -89,11 +90,12 @@ def train(
     scratch: Path,
     log: Log,
     title: str,
+    meter: Meter = UNMETERED,
 ) -> Summary:
     """Train `student`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
     `scratch` must be this work's own. Raises FloatingPointError where the divergence or the gradient is no longer
-    finite (nothing is saved then).
+    finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     student.train()
     engine: Engine = TorchEngine(Objective(student, options, vocabulary), options)
@@ -102,22 +104,42 @@ def train(
     if (checkpoint := checkpoints.newest()) is not None:
         engine.load_state(checkpoint.state)
         summary = Summary(**checkpoint.progress)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
+    student_flops, teacher_flops = arithmetic(student), arithmetic(teacher.decoder)
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
             start = time.perf_counter()
             chosen, written = texts[summary.steps]
+            first = summary.steps * options.prompts
+            own = [text for place, text in enumerate(chosen, first) if is_students(place, options.share)]
             figures = train_step(engine, student, teacher, chosen, options, summary.steps)
             if written:
                 figures["length"] = sum(len(completion.tokens) for completion in written) / len(written)
                 figures["truncated"] = sum(completion.finish == "length" for completion in written) / len(written)
             figures["tokens_per_s"] = figures["tokens"] / (time.perf_counter() - start)
             summary = summary.after(figures["divergence"], int(figures["tokens"]))
+            meter.count(_work(student_flops, teacher_flops, chosen, own))
             log(figures, summary.steps)
             progress.advance(1, f"divergence {summary.divergence:.4f} {figures['tokens_per_s']:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
+                meter.keep(summary.steps, options.steps)
     student.eval()
     return summary
+
+
+def _work(student: Arithmetic, teacher: Arithmetic, texts: Sequence[Example], own: Sequence[Example]) -> Work:
+    """One step's: the student trains on the texts, of which it wrote its own, and the teacher reads them all."""
+    lengths = [len(text) for text in texts]
+    predictions = sum(int(text.counts[1:].sum()) for text in texts)
+    written = [(prompt_length(text), len(text) - prompt_length(text)) for text in own]
+    return Work(
+        trained_tokens=sum(lengths),
+        generated_tokens=sum(count for _, count in written),
+        flops=student.training(lengths, predictions)
+        + teacher.forward(lengths, predictions)
+        + sum(student.generation(prompt, [count]) for prompt, count in written),
+    )
 
 
 def train_step(

@@ -18,21 +18,21 @@ class Teacher:
     """A decoder as the student's judge. It computes in the dtype that the student does."""
 
     def __init__(self, decoder: Decoder, *, bfloat16: bool) -> None:
-        self._decoder = decoder.requires_grad_(False)
-        self._decoder.eval()
+        self.decoder = decoder.requires_grad_(False)
+        self.decoder.eval()
         self._bfloat16 = bfloat16
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Hidden states (T, D) of a run, without gradients."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self._bfloat16):
-            output = self._decoder(batch.tokens, batch.positions, PackedSequences(batch.lengths))
+            output = self.decoder(batch.tokens, batch.positions, PackedSequences(batch.lengths))
         return output.hidden
 
     @property
     def unembedding(self) -> Tensor:
         """(V, D)"""
-        return self._decoder.unembedding
+        return self.decoder.unembedding
 
 
 def load_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast, student: str, *, bfloat16: bool) -> Teacher:

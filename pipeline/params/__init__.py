@@ -30,9 +30,10 @@ from pipeline.params.data import (
 )
 from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTraining, Preference, PreferenceReward
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
+from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
-from pipeline.params.section import Count, Positive, Section
+from pipeline.params.section import Section
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
 
@@ -40,6 +41,7 @@ __all__ = [
     "GRPO",
     "RL",
     "Base",
+    "Budget",
     "Champion",
     "Checkpoint",
     "ColdStart",
@@ -73,6 +75,7 @@ __all__ = [
     "Preference",
     "PreferenceReward",
     "Pretrain",
+    "Prices",
     "ReasoningRL",
     "RejectionSampling",
     "Rewards",
@@ -97,14 +100,6 @@ class Tracking(Section):
     # A server or a database, as MLflow writes it; None: SQLite under runs/mlflow
     uri: Annotated[str, Field(pattern=r"^(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://")] | None = None
     experiment: str = "r1flow"
-
-
-class Machine(Section):
-    """Where things run. Not part of any stage's identity."""
-
-    threads: Count | None = None  # None: one per core
-    stage_timeout_hours: Positive = 24.0
-    retries: Annotated[int, Field(ge=0)] = 1
 
 
 class Params(Section):

@@ -59,7 +59,7 @@ class Champion(Section):
 class Evaluation(Section):
     problems: Count
     samples: Count  # per problem; pass@1 is their mean
-    general: Annotated[int, Field(ge=0)] = 64  # prompts without a right answer, for the preference model
+    general: Annotated[int, Field(ge=0)] = 48  # prompts without a right answer, for the preference model
     language: Language = "en"  # of the thinking, where a problem names none
     sampling: Sampling = Sampling()
     gates: ModelGates = ModelGates()

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EXPECTED, RunStoppedError
-from pipeline.job import Log, Table
+from pipeline.job import UNMETERED, Log, Meter, Table
 from pipeline.model.decoder import Decoder
+from pipeline.model.flops import arithmetic
 from pipeline.params import GRPO
 from pipeline.progress import Progress
 from pipeline.rl.advantage import advantages
@@ -29,7 +30,9 @@ from pipeline.rl.learner import Learner
 from pipeline.rl.monitor import Monitor
 from pipeline.rl.rollout import Generate, Line, rollout
 from pipeline.rl.scoring import Judge, ScoredGroup, score
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.rl.trajectories import Trajectory
+from pipeline.rl.work import step_work
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Outcome:
     groups: list[ScoredGroup]
     place: int  # in the line of questions, after the step
     diagnosis: Diagnosis | None
+    trajectories: list[Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Step:
         figures["trained_tokens_per_s"] = figures["trained_tokens"] / figures["update_s"]
         told = {name: value for name, value in figures.items() if name not in ("loss", "gradient_norm")}
         diagnoses.append(self.health.examine(number, told))
-        return Outcome(figures, groups, place, _worst([one for one in diagnoses if one is not None]))
+        return Outcome(figures, groups, place, _worst([one for one in diagnoses if one is not None]), trajectories)
 
 
 class Clock:
@@ -148,17 +152,21 @@ def train(
     log: Log,
     table: Table,
     title: str,
+    meter: Meter = UNMETERED,
     monitor: Monitor | None = None,
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, or where a judge will
-    not go on; everything before the step that was to be judged is in a checkpoint then.
+    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, what `meter` raises
+    after a checkpoint, and what a judge that will not go on raises; all before the step that was to be judged is in a
+    checkpoint then.
     """
     learner = Learner(policy, options, seed)
     step = Step(questions, generate, judge, learner, health, options)
+    flops = arithmetic(policy)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, learner, health, monitor)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
             if monitor is not None:
@@ -170,6 +178,7 @@ def train(
                 raise
             if monitor is not None:
                 outcome = _seen(outcome, summary.steps, monitor, health)
+            meter.count(step_work(flops, outcome.groups, outcome.trajectories, options))
             log(outcome.figures, summary.steps)
             if summary.steps % options.table_every == 0:
                 table("samples", summary.steps, sample_table(outcome.groups))
@@ -179,6 +188,7 @@ def train(
                 _act(outcome.diagnosis, checkpoints, learner, health)
             elif summary.steps % options.checkpoint_every == 0:
                 _save(checkpoints, learner, health, monitor, summary)
+                meter.keep(summary.steps, options.steps)
     return summary
 
 

@@ -15,6 +15,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         held_out=params.held_out,
         scratch=job.scratch,
         log=job.log,
+        meter=job.meter,
         title="base: pre-training",
     )
     with atomic_folder(job.output("model")) as folder:

@@ -32,6 +32,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         held_out=params.held_out,
         scratch=job.scratch / "base",
         log=_prefixed(job.log, "base"),
+        meter=job.meter,
         title=f"{job.stage}: pre-training",
     )
     examples = worked_examples(start.tokenizer, problems, traces)
@@ -42,6 +43,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         seed=params.seed,
         scratch=job.scratch / "train",
         log=job.log,
+        meter=job.meter,
         title=f"{job.stage}: SFT",
     )
     figures: dict[str, float] = {"loss": summary.loss, "tokens": summary.tokens, "examples": len(examples)}
@@ -71,6 +73,7 @@ def _on_policy(
         seed=seed,
         scratch=job.scratch / "on_policy",
         log=_prefixed(job.log, "on_policy"),
+        meter=job.meter,
         title=f"{job.stage}: on policy",
     )
     return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}

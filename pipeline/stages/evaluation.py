@@ -31,7 +31,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     champion = options.champion
     judged = None if champion is None else read_champion(champion, job.root, job.scratch)
 
-    evaluated = evaluate(models, problems, options, seed, preference=None)
+    evaluated = evaluate(models, problems, options, seed, preference=None, meter=job.meter)
     speeds = {name: speed.figures() for name, speed in evaluated.speeds.items()}
     write_json(job.runs / "speed.json", speeds, sort=False)
     job.log({f"{name}/{figure}": value for name, speed in speeds.items() for figure, value in speed.items()}, 0)

@@ -78,6 +78,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         scratch=job.scratch,
         log=log,
         table=job.table,
+        meter=job.meter,
         title="general_rl: GRPO",
     )
     with atomic_folder(job.output("model")) as folder:

@@ -34,6 +34,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         scratch=job.scratch,
         log=job.log,
         table=job.table,
+        meter=job.meter,
         title="reasoning_rl: GRPO",
     )
     with atomic_folder(job.output("model")) as folder:

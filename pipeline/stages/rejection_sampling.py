@@ -24,7 +24,8 @@ from pipeline.data.selection import (
 from pipeline.errors import GateFailedError, InputError
 from pipeline.generation.attempts import attempt
 from pipeline.generation.generate import generate
-from pipeline.job import Job
+from pipeline.generation.work import generation_work
+from pipeline.job import Job, Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
 from pipeline.model.tokenizer import load_tokenizer
@@ -43,12 +44,15 @@ def run(params: Params, job: Job) -> dict[str, float]:
     asked = _ask_about(problems, options.problems, params.seed)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     candidates: list[Candidate] = []
-    for start in range(0, asked.height, PART):
-        path = job.scratch / f"candidates-{start:08}.parquet"
+    parts = {start: job.scratch / f"candidates-{start:08}.parquet" for start in range(0, asked.height, PART)}
+    done = sum(path.exists() for path in parts.values())
+    job.meter.resume(done, min(1, len(parts) - done))
+    for number, (start, path) in enumerate(parts.items(), 1):
         if not path.exists():
             title = f"rejection_sampling: problems {start} to {min(start + PART, asked.height)} of {asked.height}"
-            part = _sample(model, tokenizer, asked[start : start + PART], options, params.seed, title)
+            part = _sample(model, tokenizer, asked[start : start + PART], options, params.seed, title, job.meter)
             write_table(pl.DataFrame(part, schema=schema(Candidate)), path)
+            job.meter.keep(number, len(parts))
         candidates += [Candidate(**row) for row in read_table(path, Candidate).iter_rows(named=True)]
     judged = select(candidates, options.selection.keep)
     reasoning = traces(judged, "reasoning_rl")
@@ -87,12 +91,16 @@ def _sample(
     options: RejectionSampling,
     seed: int,
     title: str,
+    meter: Meter,
 ) -> list[Candidate]:
     """Ask each problem `options.samples` times and judge what comes."""
     limit = options.sampling.max_new_tokens
     rows = [Problem(**row) for row in problems.iter_rows(named=True)]
     prompts = [chat.render_prompt(problem.prompt, bos=tokenizer.bos_token or "") for problem in rows]
     written = generate(model, tokenizer, prompts, options.sampling, samples=options.samples, seed=seed, title=title)
+    meter.count(
+        generation_work(model, tokenizer, prompts, [[len(one.tokens) for one in several] for several in written])
+    )
     pairs = [
         (problem, attempt(problem, one, limit))
         for problem, several in zip(rows, written, strict=True)

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from pipeline.files import atomic_folder, digest, flush, write_json
+from pipeline.params import Optimisation
 from pipeline.training.engine import State
 
 KEPT = 2
@@ -41,8 +42,9 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the newest two and what killed writers left."""
-        for notes in self._folder.glob("*.jsonl"):  # figures of the steps before (pipeline/curves.py)
-            flush(notes)
+        for folder in (self._folder, self._folder.parent):  # the work's own, or that of the work it is a part of
+            for notes in folder.glob("*.jsonl"):  # the figures of the steps before (pipeline/curves.py)
+                flush(notes)
         with atomic_folder(self._folder / f"step-{checkpoint.step}") as temporary:
             write_json(temporary / PROGRESS, checkpoint.progress)
             for part, tensors in checkpoint.state.items():
@@ -66,6 +68,11 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """Steps that have a folder, newest first."""
         return sorted((int(folder.name.removeprefix("step-")) for folder in self._folder.glob("step-*")), reverse=True)
+
+
+def until_checkpoint(options: Optimisation, step: int) -> int:
+    """Steps from `step` on until the loop's next checkpoint, or until its end where that comes first."""
+    return min(options.checkpoint_every - step % options.checkpoint_every, options.steps - step)
 
 
 def _fault(folder: Path) -> str | None:

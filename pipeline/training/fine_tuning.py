@@ -22,7 +22,16 @@ def fine_tune(
     """
     model, tokenizer = load_model(start), load_tokenizer(start)
     examples = worked_examples(tokenizer, problems, traces)
-    summary = train(model, examples, options, seed=seed, scratch=job.scratch, log=job.log, title=f"{job.stage}: SFT")
+    summary = train(
+        model,
+        examples,
+        options,
+        seed=seed,
+        scratch=job.scratch,
+        log=job.log,
+        meter=job.meter,
+        title=f"{job.stage}: SFT",
+    )
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)
         save_tokenizer(tokenizer, folder)

@@ -17,14 +17,15 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.job import Log
+from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder, Output
 from pipeline.model.experts import balance_loss, expert_load
+from pipeline.model.flops import arithmetic
 from pipeline.params import Optimisation, Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 from pipeline.training.engine import Engine, TorchEngine
 from pipeline.training.loss import cross_entropy
 from pipeline.training.optimiser import learning_rate
@@ -115,47 +116,60 @@ def train(
     scratch: Path,
     log: Log,
     title: str,
+    meter: Meter = UNMETERED,
 ) -> Summary:
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`.
 
     `scratch` must be this work's own: what lies there is taken to come from the same model, examples, options and seed.
     Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
-    the gradient is no longer finite (nothing is saved then).
+    the gradient is no longer finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     engine: Engine = TorchEngine(Objective(model), options)
     steps = Steps(examples, options.tokens_per_step, seed)
+    flops = arithmetic(model)
+
+    def take(step: int) -> tuple[Figures, Work]:
+        chosen = steps[step]
+        figures = train_step(engine, model, chosen, options, step)
+        computed = flops.training([len(example) for example in chosen], figures.predictions)
+        return figures, Work(trained_tokens=figures.tokens, flops=computed)
+
     model.train()
-    summary = run_steps(
-        engine,
-        lambda step: train_step(engine, model, steps[step], options, step),
-        options,
-        scratch=scratch,
-        log=log,
-        title=title,
-    )
+    summary = run_steps(engine, take, options, scratch=scratch, log=log, title=title, meter=meter)
     model.eval()
     return summary
 
 
 def run_steps(
-    engine: Engine, take: Callable[[int], Trained], options: Optimisation, *, scratch: Path, log: Log, title: str
+    engine: Engine,
+    take: Callable[[int], tuple[Trained, Work]],
+    options: Optimisation,
+    *,
+    scratch: Path,
+    log: Log,
+    title: str,
+    meter: Meter,
 ) -> Summary:
     """`take` every step by its number, counted from 0; what it needs is in `engine` or a function of the number.
 
-    Resumes from the newest whole checkpoint under `scratch`, which must be this work's own.
+    Resumes from the newest whole checkpoint under `scratch`, which must be this work's own. Raises what `take` raises,
+    and `meter` after a checkpoint.
     """
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
+    meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()
-            figures = take(step)
+            figures, work = take(step)
             seconds = time.perf_counter() - start
             summary = _advance(summary, figures)
+            meter.count(work)
             log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
             progress.advance(1, f"loss {summary.loss:.3f} {figures.tokens / seconds:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
+                meter.keep(summary.steps, options.steps)
     return summary
 
 

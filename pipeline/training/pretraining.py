@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline import chat
 from pipeline.generated.corpus import documents
-from pipeline.job import Log
+from pipeline.job import UNMETERED, Log, Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -27,7 +27,9 @@ class Start:
     figures: dict[str, float]  # loss and tokens; empty for a checkpoint
 
 
-def obtain(base: Base, *, seed: int, held_out: float, scratch: Path, log: Log, title: str) -> Start:
+def obtain(
+    base: Base, *, seed: int, held_out: float, scratch: Path, log: Log, title: str, meter: Meter = UNMETERED
+) -> Start:
     """Train the model that `base` describes, or bring its checkpoint here; either with this recipe's chat template.
 
     `scratch` must be this work's own: an interrupted training or download goes on from what lies there. `held_out` is
@@ -35,15 +37,15 @@ def obtain(base: Base, *, seed: int, held_out: float, scratch: Path, log: Log, t
     """
     if isinstance(base, Checkpoint):
         return _take(base, scratch)
-    return _pretrain(base, seed, held_out, scratch, log, title)
+    return _pretrain(base, seed, held_out, scratch, log, title, meter)
 
 
-def _pretrain(base: Pretrain, seed: int, held_out: float, scratch: Path, log: Log, title: str) -> Start:
+def _pretrain(base: Pretrain, seed: int, held_out: float, scratch: Path, log: Log, title: str, meter: Meter) -> Start:
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
     model = Decoder(ModelConfig.from_hf({**base.model, "vocab_size": len(tokenizer)}))
     model.init_weights(seed)
     examples = text_examples(tokenizer, documents(base.corpus, seed, held_out))
-    summary = train(model, examples, base.train, seed=seed, scratch=scratch, log=log, title=title)
+    summary = train(model, examples, base.train, seed=seed, scratch=scratch, log=log, title=title, meter=meter)
     return Start(model, tokenizer, {"loss": summary.loss, "tokens": summary.tokens})
 
 

@@ -76,7 +76,8 @@ def test_a_stage_has_one_name_everywhere() -> None:
 def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
     definition, repeated = STAGES[stage], "foreach" in WRITTEN[stage]
     assert definition["cmd"] == f"python -m pipeline {stage}" + ("@${key}" if repeated else "")
-    outputs = [*definition.get("outs", []), *definition.get("metrics", []), *definition.get("plots", [])]
+    plots = [next(iter(plot)) for plot in definition.get("plots", [])]
+    outputs = [*definition.get("outs", []), *definition.get("metrics", []), *plots]
     assert outputs
     folder = f"artifacts/{stage}/" + ("${key}/" if repeated else "")
     assert all(output.startswith(folder) for output in outputs)
@@ -119,3 +120,13 @@ def test_params_name_the_sections_that_a_stage_reads(stage: str, graph: grimp.Im
         for section in re.findall(rf"\bparams\.({sections})\b", _file(module).read_text(encoding="utf-8"))
     }
     assert {name.partition(".")[0] for name in STAGES[stage]["params"]} == read
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipeline").glob("*/*.py")), ids=lambda path: path.stem)
+def test_what_works_for_a_job_tells_its_meter(path: Path) -> None:
+    """A loop that is given a job's log is given its meter as well: else a stage's work would go uncounted."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if given.get("log") == "job.log":
+                assert given.get("meter") == "job.meter", f"{path}:{node.lineno}: pass meter=job.meter"

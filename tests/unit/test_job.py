@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.job import DAG_FILE, Job, at, identity, project_root, read_stages, require_stage
+from pipeline.job import DAG_FILE, Job, at, identity, outputs, project_root, read_stages, require_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def our_stages(root: Path) -> dict[str, Any]:
             "cmd": definition["cmd"],
             "deps": set(definition.get("deps", [])),
             "params": set(definition.get("params", [])),
-            "outs": {*definition.get("outs", []), *definition.get("metrics", [])},
+            "outs": {path.relative_to(root).as_posix() for path in outputs(root, stage)},
         }
         for stage, definition in read_stages(root).items()
     }

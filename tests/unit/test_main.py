@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import pipeline.__main__ as entry
+from pipeline.cost import read_cost
 from pipeline.errors import GateFailedError, InputError, RunStoppedError
-from pipeline.job import Job, identity
+from pipeline.job import Job, Work, identity
 from pipeline.params import Params
 from pipeline.state import read_state
 from tests.project import FlowProject
@@ -115,6 +116,45 @@ def test_what_the_user_can_mend_is_one_message_and_a_status(
     assert run(stage) == status
     assert capsys.readouterr().err == f"{error}\n"
     assert not (flow_project.root / "artifacts").exists()
+
+
+def test_what_a_stage_cost_is_written_whether_or_not_it_succeeds(
+    run: Callable[[Stage], int], flow_project: FlowProject
+) -> None:
+    def stage(params: Params, job: Job) -> dict[str, float]:
+        job.meter.count(Work(trained_tokens=3, generated_tokens=4, flops=5))
+        if params.seed == 1 and not (job.scratch / "tried").exists():
+            (job.scratch / "tried").touch()
+            raise GateFailedError("too few")
+        return {"x": 1.0}
+
+    (flow_project.root / "runs" / "first" / identity(flow_project.root, "first").key).mkdir(parents=True)
+    for status, attempts in ((3, 1), (0, 2)):
+        assert run(stage) == status
+        state, cost = read_state(flow_project.root, "first"), read_cost(flow_project.root, "first")
+        assert state is not None
+        assert cost is not None
+        assert (cost.attempts, cost.work) == (attempts, Work(3, 4, 5))
+        assert cost.seconds > 0
+        assert state.cost == cost.figures()
+    files = {file.name for file in (flow_project.root / "artifacts").rglob("*") if file.is_file()}
+    assert files == {"metrics.json"}  # outputs are a function of inputs: no cost among them
+
+
+def test_a_spent_budget_keeps_a_stage_from_starting(
+    run: Callable[[Stage], int], flow_project: FlowProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage(params: Params, job: Job) -> dict[str, float]:
+        job.meter.count(Work(trained_tokens=100))
+        return {}
+
+    assert run(stage) == 0
+    params = flow_project.root / "params.yaml"
+    params.write_text(params.read_text().replace("retries: 1", "retries: 1, budget: {tokens: 90}"))
+    state = flow_project.root / "runs" / "first"
+    state.rename(flow_project.root / "runs" / "other")  # another stage has spent it
+    assert run(stage) == 5
+    assert "machine.budget.tokens = 90: the stages so far have spent 100" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(run: Callable[[Stage], int], flow_project: FlowProject) -> None:

@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_scientific_numbers_are_numbers_as_in_dvc(default: dict[str, Any], tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text().replace("seed: 0", "seed: 0\nmachine: {stage_timeout_hours: 3e-6}")
+    text = (ROOT / "params.yaml").read_text().replace("\nmachine:", "\nmachine:\n  stage_timeout_hours: 3e-6", 1)
     path = tmp_path / "params.yaml"
     path.write_text(text)
     assert load_params(path).machine.stage_timeout_hours == 3e-6

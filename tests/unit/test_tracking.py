@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from pipeline import tracking
 from pipeline.errors import InputError
 from pipeline.params import Tracking
-from pipeline.tracking import Description, Tracker, flatten
+from pipeline.tracking import Description, Tracker, flatten, keep_file
 
 pytestmark = pytest.mark.slow  # opening a new store takes seconds
 
@@ -65,6 +65,16 @@ def test_a_table_is_a_page_among_the_artifacts(project: Path) -> None:
     [page] = (project / "runs" / "mlflow" / "artifacts").rglob("step-000020.html")
     assert page.parts[-4:-1] == (run_id, "artifacts", "samples")
     assert "<td>1+1=?</td><td>1</td>" in page.read_text()
+
+
+def test_a_file_is_kept_with_a_run_that_has_ended_and_replaced_later(project: Path, tmp_path: Path) -> None:
+    with Tracker(Tracking(), project, WORK) as tracker:
+        run_id = tracker.run_id
+    for content in ("old", "new"):
+        (tmp_path / "report.html").write_text(content)
+        keep_file(Tracking(), project, run_id, tmp_path / "report.html")
+    [kept] = (project / "runs" / "mlflow" / "artifacts").rglob("report.html")
+    assert (kept.read_text(), kept.parts[-3]) == ("new", run_id)
 
 
 def test_changed_tracked_files_make_the_run_dirty_but_dvc_lock_does_not(project: Path) -> None:

@@ -11,7 +11,7 @@ WHOLE = [
     "artifacts/distillation",
     "artifacts/general_rl/model",
     "artifacts/general_sft/model",
-    "artifacts/preference/metrics.json",
+    "artifacts/preference/model",
     "artifacts/reasoning_rl/model",
     "pipeline/model",
 ]

@@ -43,7 +43,7 @@ def test_the_reason_comes_from_the_stage_not_from_dvc(
     assert str(failure.value).startswith(message)
 
 
-@pytest.mark.parametrize(("exit_code", "again"), [(1, True), (2, False), (3, False), (4, False)])
+@pytest.mark.parametrize(("exit_code", "again"), [(1, True), (2, False), (3, False), (4, False), (5, False)])
 def test_only_what_another_try_may_help_is_tried_again(exit_code: int, again: bool) -> None:
     failed = Failed(data=StageFailedError("first", exit_code, "reason", 1.0))
     task_run = TaskRun(task_key="run_stage", dynamic_key="0", flow_run_id=uuid.uuid4())

@@ -5,11 +5,10 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 
-from flows.report import Outcome, duration, figures, run_table, status_table
+from flows.report import Outcome, figures, run_table, status_table
 from pipeline.state import State
 
 
@@ -49,14 +48,6 @@ def test_a_member_of_a_group_has_a_folder_in_its_groups(tmp_path: Path) -> None:
     text = text_of(run_table(tmp_path, [Outcome("distillation@small", "ran", 9)]))
     for part in ("distillation@small", "loss 0.125", "artifacts/distillation/small"):
         assert part in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90_061, "1 d 1 h")],
-)
-def test_durations_as_a_person_says_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def state(pid: int, *, ago: float) -> State:

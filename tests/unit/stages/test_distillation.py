@@ -38,7 +38,7 @@ def root(tmp_path: Path, params: Params) -> Path:
         )
         traces.append(Trace(f"{number:02}", f"{number}+1;{number + 1}", f"{number + 1}", "reasoning_rl"))
     write_table(pl.DataFrame(problems, schema=schema(Problem)), tmp_path / "artifacts/curation/problems.parquet")
-    write_table(pl.DataFrame(traces, schema=schema(Trace)), tmp_path / "artifacts/curation/traces.parquet")
+    write_table(pl.DataFrame(traces, schema=schema(Trace)), tmp_path / "artifacts/rejection_sampling/traces.parquet")
     write_teacher(tmp_path, params, "")
     return tmp_path
 

@@ -123,6 +123,14 @@ def test_every_model_has_its_figures_and_the_newest_heads_them(project: Path) ->
     assert run.logged["base/tokens_per_s"] > 0
 
 
+def test_a_part_of_the_recipe_with_one_model_has_nothing_to_compare(project: Path) -> None:
+    (project / "dvc.yaml").write_text("stages: {evaluation: {deps: [artifacts/base/model]}}\n")
+    assert next(iter(Run(project)())) == "base.pass_at_1"
+    comparisons = pl.read_csv(project / "artifacts" / "evaluation" / "comparisons.csv")
+    assert comparisons.is_empty()
+    assert comparisons.columns[:3] == ["model", "reference", "difference"]
+
+
 def test_samples_can_be_read(project: Path) -> None:
     Run(project)()
     samples = read_table(project / "artifacts" / "evaluation" / "samples.parquet", Sample)

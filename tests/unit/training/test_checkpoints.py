@@ -35,8 +35,9 @@ def test_notes_of_the_steps_before_are_flushed_with_a_checkpoint(
     flushed: list[Path] = []
     monkeypatch.setattr("pipeline.training.checkpoints.flush", flushed.append)
     (tmp_path / "curves.jsonl").write_text("[1, {}]\n")
-    Checkpoints(tmp_path).save(checkpoint(1))
-    assert flushed == [tmp_path / "curves.jsonl"]
+    for folder in (tmp_path, tmp_path / "base"):  # as a part of a work
+        Checkpoints(folder).save(checkpoint(1))
+    assert flushed == [tmp_path / "curves.jsonl"] * 2
 
 
 def test_newest_comes_back_as_saved(tmp_path: Path):

@@ -1,0 +1,229 @@
+"""What a stage costs: tokens, operations, seconds, memory, energy, money; and the budget that stops it in time.
+
+The account of a piece of work is runs/<stage>/<key>/cost.json. It is no output: the same work costs something else on
+another machine. Two kinds of figures lie in it, and an attempt that goes on from another one's checkpoint treats them
+differently:
+
+- What was computed (tokens, operations) belongs to the result. It is kept with each checkpoint, and an attempt starts
+  from what was kept with the one that it goes on from. So it ends at the same counts as an undisturbed run.
+- What was paid (seconds, money, energy) adds up over all attempts at this work, what had to be done twice included.
+  The file is written at each checkpoint and when an attempt ends in order, by an error or a signal too; of a process
+  that was killed outright, what came after its last checkpoint is not known.
+
+What is spent on a project is the sum over its stages of the accounts of their last attempts: work under other params,
+and so under other keys, does not count. The budget (`machine.budget`) limits that sum. It is looked at before a stage
+starts and after each checkpoint, and before an attempt's first one after a few steps already; a stage stops where the
+next checkpoint, at the rate of this attempt so far, would cross it. What a stage without checkpoints adds is noticed by
+the next stage.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BudgetExceededError
+from pipeline.files import write_json
+from pipeline.gauges import Device, Energy, device, peak_device_memory, peak_memory
+from pipeline.job import Work
+from pipeline.params import Machine
+from pipeline.state import read_state
+
+KEPT = 4  # checkpoints whose work is remembered: a loop goes on from one of the newest two
+NOTHING = Work()
+FIRST_STEPS = 3  # of an attempt, from which its rate is taken before there is a checkpoint; the very first is slow
+SAMPLE_SECONDS = 5.0  # between two looks at the energy counters, which start over now and then
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The account of one piece of work."""
+
+    attempts: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    money: float = 0.0
+    currency: str = ""
+    device: str = ""  # of the last attempt
+    devices: int = 0
+    energy: dict[str, float] | None = None  # source → joules, of the sources that all attempts could read
+    peak_memory: int = 0  # bytes, the largest of an attempt
+    peak_device_memory: int | None = None  # bytes; None where no GPU was used
+    work: Work = NOTHING
+    kept: dict[str, Work] = field(default_factory=dict)  # step of a checkpoint → work up to there
+
+    @property
+    def joules(self) -> float | None:
+        """Over all readable sources; None where there was none."""
+        return sum(self.energy.values()) if self.energy else None
+
+    def figures(self) -> dict[str, float]:
+        """As named numbers; what could not be read is not among them."""
+        named = {
+            "attempts": self.attempts,
+            "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
+            "money": self.money,
+            "trained_tokens": self.work.trained_tokens,
+            "generated_tokens": self.work.generated_tokens,
+            "flops": self.work.flops,
+            "peak_memory_bytes": self.peak_memory,
+            "peak_device_memory_bytes": self.peak_device_memory,
+            "joules": self.joules,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+class Account:
+    """Keeps the cost of one attempt at a stage, from its making to `close`; a `pipeline.job.Meter`."""
+
+    def __init__(self, root: Path, stage: str, key: str, machine: Machine) -> None:
+        self._root, self._stage, self._machine = root, stage, machine
+        self._path = _file(root, stage, key)
+        self._before = _read(self._path) or Cost()
+        self._kept = self._before.kept
+        self._work = Work()
+        self._started = self._sampled = time.monotonic()
+        self._energy = Energy()
+        self._mark: tuple[int, Cost] | None = None  # where this attempt's loop began, and what had been spent by then
+        self._steps = self._ahead = 0  # of this attempt's loop: done, and from its beginning to its first checkpoint
+
+    def resume(self, step: int, ahead: int) -> None:
+        """The loop goes on from a checkpoint: what was kept with it is done."""
+        known = {int(kept): work for kept, work in self._kept.items() if int(kept) <= step}
+        self._work = known[max(known)] if known else Work()
+        self._mark = (step, self.cost())
+        self._steps, self._ahead = 0, ahead
+
+    def count(self, work: Work) -> None:
+        self._work += work
+        self._steps += 1
+        if time.monotonic() - self._sampled >= SAMPLE_SECONDS:
+            self._energy.sample()
+            self._sampled = time.monotonic()
+        if self._ahead > self._steps >= FIRST_STEPS:
+            self._hold_budget(self._steps, self._ahead - self._steps, "nothing is kept of them yet")
+
+    def keep(self, step: int, steps: int) -> None:
+        kept = {**self._kept, str(step): self._work}
+        self._kept = {name: kept[name] for name in sorted(kept, key=int) if int(name) <= step}
+        self._kept = dict(list(self._kept.items())[-KEPT:])
+        self._write()
+        assert self._mark is not None, "a loop says where it goes on from before it keeps anything"
+        began, interval = self._mark[0], step - max([int(name) for name in self._kept if int(name) < step], default=0)
+        self._ahead = 0
+        self._hold_budget(step - began, min(interval, steps - step), f"step {step} of {steps} is kept")
+
+    def close(self) -> Cost:
+        """Write what the attempt has cost, and return what the work has cost with it."""
+        self._energy.sample()
+        return self._write()
+
+    def require_budget(self) -> None:
+        """Raises BudgetExceededError where nothing is left before the stage begins."""
+        spent = self._spent()
+        for name, limit in self._limits():
+            if spent[name] >= limit:
+                raise BudgetExceededError(
+                    f"machine.budget.{name} = {limit:g}: the stages so far have spent {_amount(spent[name])}, so "
+                    f"{self._stage} was not started; raise the budget and run again"
+                )
+
+    def cost(self) -> Cost:
+        """Of the work up to now."""
+        before, used = self._before, device()
+        seconds = time.monotonic() - self._started
+        hours = seconds * used.count / 3600
+        return Cost(
+            attempts=before.attempts + 1,
+            seconds=round(before.seconds + seconds, 3),
+            device_seconds=round(before.device_seconds + seconds * used.count, 3),
+            money=before.money + hours * self._price(used),
+            currency=self._machine.prices.currency,
+            device=used.name,
+            devices=used.count,
+            energy=_added(before, self._energy.joules),
+            peak_memory=max(before.peak_memory, peak_memory()),
+            peak_device_memory=max(filter(None, (before.peak_device_memory, peak_device_memory())), default=None),
+            work=self._work,
+            kept=self._kept,
+        )
+
+    def _price(self, used: Device) -> float:
+        return self._machine.prices.of(used.name, used.kind)
+
+    def _write(self) -> Cost:
+        cost = self.cost()
+        write_json(self._path, asdict(cost))
+        return cost
+
+    def _hold_budget(self, done: int, ahead: int, kept: str) -> None:
+        """Stop where `ahead` more steps, at the rate of the `done` ones of this attempt, would be beyond the budget."""
+        if self._machine.budget is None or ahead <= 0 or done <= 0:
+            return
+        assert self._mark is not None
+        spent, own, first = self._spent(), _counted(self.cost()), _counted(self._mark[1])
+        for name, limit in self._limits():
+            needed = (own[name] - first[name]) / done * ahead
+            if spent[name] + needed > limit:
+                raise BudgetExceededError(
+                    f"machine.budget.{name} = {limit:g}: spent {_amount(spent[name])}, of which {self._stage} "
+                    f"{_amount(own[name])}; the next {ahead} steps, up to a checkpoint, would take about "
+                    f"{_amount(needed)} more. Stopped after {done} steps ({kept}); with a larger budget the next run "
+                    f"goes on from the last checkpoint"
+                )
+
+    def _limits(self) -> Iterator[tuple[str, float]]:
+        if self._machine.budget is not None:
+            for name, limit in self._machine.budget.model_dump().items():
+                if limit is not None:
+                    yield name, limit
+
+    def _spent(self) -> dict[str, float]:
+        """On the project: the other stages' accounts and this one as it stands."""
+        others = [cost for stage, cost in costs(self._root).items() if stage != self._stage]
+        counted = [_counted(cost) for cost in (*others, self.cost())]
+        return {name: sum(each[name] for each in counted) for name in counted[0]}
+
+
+def read_cost(root: Path, stage: str) -> Cost | None:
+    """What the work of a stage's last attempt has cost, as far as it is written; None where nothing is."""
+    state = read_state(root, stage)
+    return None if state is None or not state.key else _read(_file(root, stage, state.key))
+
+
+def costs(root: Path) -> dict[str, Cost]:
+    """The accounts of all stages that have a folder, by name: also of one that dvc.yaml has lost."""
+    stages = sorted(path.parent.name for path in (root / "runs").glob("*/state.json"))
+    found = {stage: read_cost(root, stage) for stage in stages}
+    return {stage: cost for stage, cost in found.items() if cost is not None}
+
+
+def _file(root: Path, stage: str, key: str) -> Path:
+    return root / "runs" / stage / key / "cost.json"
+
+
+def _read(path: Path) -> Cost | None:
+    if not path.is_file():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    kept = {step: Work(**work) for step, work in document["kept"].items()}
+    return replace(Cost(**document), work=Work(**document["work"]), kept=kept)
+
+
+def _counted(cost: Cost) -> dict[str, float]:
+    """By the names of the budget's limits."""
+    return {"hours": cost.device_seconds / 3600, "money": cost.money, "tokens": cost.work.tokens}
+
+
+def _added(before: Cost, joules: dict[str, float]) -> dict[str, float]:
+    """The sum of the sources that every attempt could read: part of a sum would pass for all of it."""
+    if before.energy is None:
+        return joules
+    return {source: before.energy[source] + joules[source] for source in joules if source in before.energy}
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,0 +1,54 @@
+"""Where things run, what that costs, and how much it may cost. Not part of any stage's identity."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from pipeline.params.section import Count, NonNegative, Positive, Section
+
+
+class Prices(Section):
+    """What an hour of a device costs. A CPU counts as one device, whatever its cores.
+
+    Looked up by the device's own name ("NVIDIA H100 80GB HBM3"), then by its kind ("cpu", "cuda"), then "default".
+    The defaults are rough list prices of rented machines: put yours in.
+    """
+
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    device_hour: dict[str, NonNegative] = {"cpu": 0.10, "default": 3.00}
+
+    @model_validator(mode="after")
+    def _every_device_has_one(self) -> "Prices":
+        if "default" not in self.device_hour:
+            raise ValueError(
+                f"device_hour: must have an entry 'default' beside {', '.join(self.device_hour) or 'none'}"
+            )
+        return self
+
+    def of(self, name: str, kind: str) -> float:
+        """Of an hour of one device."""
+        return next(self.device_hour[key] for key in (name, kind, "default") if key in self.device_hour)
+
+
+class Budget(Section):
+    """What the stages of a project may cost together (pipeline/cost.py says what counts). At least one limit."""
+
+    hours: Positive | None = None  # of devices
+    money: Positive | None = None  # in the currency of `prices`
+    tokens: Count | None = None  # trained and generated
+
+    @model_validator(mode="after")
+    def _something_is_limited(self) -> "Budget":
+        if not any(self.model_dump().values()):
+            raise ValueError("must limit at least one of hours, money, tokens; null for no budget")
+        return self
+
+
+class Machine(Section):
+    """Where things run."""
+
+    threads: Count | None = None  # None: one per core
+    stage_timeout_hours: Positive = 24.0
+    retries: Annotated[int, Field(ge=0)] = 1
+    prices: Prices = Prices()
+    budget: Budget | None = None
