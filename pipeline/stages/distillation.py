@@ -32,7 +32,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         held_out=params.held_out,
         scratch=job.scratch / "base",
         log=_prefixed(job.log, "base"),
-        meter=job.meter,
+        meter=job.meter.part("base"),
         title=f"{job.stage}: pre-training",
     )
     examples = worked_examples(start.tokenizer, problems, traces)
@@ -73,7 +73,7 @@ def _on_policy(
         seed=seed,
         scratch=job.scratch / "on_policy",
         log=_prefixed(job.log, "on_policy"),
-        meter=job.meter,
+        meter=job.meter.part("on_policy"),
         title=f"{job.stage}: on policy",
     )
     return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}
