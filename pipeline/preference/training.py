@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.job import UNMETERED, Log, Meter
+from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.flops import arithmetic
-from pipeline.model.reward import RewardModel
+from pipeline.model.reward import RewardModel, Scale
 from pipeline.params import PairTraining
 from pipeline.preference.pairs import BalancedPairs, Pair
 from pipeline.training.batches import runs
@@ -85,31 +85,23 @@ def train_reward(
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`, which must be its own.
 
     Afterwards its scale is that of its scores for the answers of `pairs`. Raises InputError where `pairs` cannot be
-    balanced by length.
+    balanced by length, and what `meter` raises after a checkpoint.
     """
     engine: Engine = TorchEngine(PairObjective(model), options)
     line = BalancedPairs(pairs, options.pairs_per_step, seed)
     flops = arithmetic(model.decoder)
 
-    def take(step: int) -> tuple[PairFigures, int]:
+    def take(step: int) -> tuple[PairFigures, Work]:
         chosen = line[step]
+        figures = train_step(engine, model, chosen, options, step)
         lengths = [len(text) for pair in chosen for text in (pair.chosen, pair.rejected)]
-        # Nothing is unembedded; the head's one row for each text is too little to count.
-        return train_step(engine, model, chosen, options, step), flops.training(lengths, predictions=0)
+        return figures, Work(trained_tokens=figures.tokens, flops=flops.training(lengths, predictions=0))
 
     model.train()
-    summary = run_steps(
-        engine,
-        take,
-        options,
-        scratch=scratch,
-        log=log,
-        meter=meter,
-        title=title,
-    )
+    summary = run_steps(engine, take, options, scratch=scratch, log=log, title=title, meter=meter)
     model.eval()
     scores = model.raw_scores([text for pair in pairs for text in (pair.chosen, pair.rejected)]).double()
-    model.scale = type(model.scale)(model.scale.judges, scores.mean().item(), scores.std().item())
+    model.scale = Scale(model.scale.judges, scores.mean().item(), scores.std().item())
     return summary
 
 

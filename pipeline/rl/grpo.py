@@ -96,8 +96,7 @@ class Step:
         figures["trained_tokens_per_s"] = figures["trained_tokens"] / figures["update_s"]
         told = {name: value for name, value in figures.items() if name not in ("loss", "gradient_norm")}
         diagnoses.append(self.health.examine(number, told))
-        worst = _worst([one for one in diagnoses if one is not None])
-        return Outcome(figures, groups, place, worst, trajectories)
+        return Outcome(figures, groups, place, _worst([one for one in diagnoses if one is not None]), trajectories)
 
 
 class Clock:
@@ -158,9 +157,9 @@ def train(
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, or where a judge will
-    not go on (everything before the step that was to be judged is in a checkpoint then), and what `meter` raises after
-    a checkpoint.
+    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, what `meter` raises
+    after a checkpoint, and what a judge that will not go on raises; all before the step that was to be judged is in a
+    checkpoint then.
     """
     learner = Learner(policy, options, seed)
     step = Step(questions, generate, judge, learner, health, options)
@@ -177,9 +176,9 @@ def train(
             except EXPECTED:  # who judges will not go on; weights and health are as before the step
                 _save(checkpoints, learner, health, monitor, summary)
                 raise
-            meter.count(step_work(flops, outcome.groups, outcome.trajectories, options))
             if monitor is not None:
                 outcome = _seen(outcome, summary.steps, monitor, health)
+            meter.count(step_work(flops, outcome.groups, outcome.trajectories, options))
             log(outcome.figures, summary.steps)
             if summary.steps % options.table_every == 0:
                 table("samples", summary.steps, sample_table(outcome.groups))

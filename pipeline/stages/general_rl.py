@@ -77,8 +77,8 @@ def run(params: Params, job: Job) -> dict[str, float]:
         seed=params.seed,
         scratch=job.scratch,
         log=log,
-        meter=job.meter,
         table=job.table,
+        meter=job.meter,
         title="general_rl: GRPO",
     )
     with atomic_folder(job.output("model")) as folder:

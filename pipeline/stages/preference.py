@@ -30,9 +30,15 @@ def run(params: Params, job: Job) -> dict[str, float]:
     def trained(name: str, pairs: list[Pair], seed: int) -> RewardModel:
         model = RewardModel.on(load_model(start), options.judges, seed)
         log = job.log if name == "model" else lambda figures, step: job.log(_named(name, figures), step)
-        scratch, title = job.scratch / name, f"preference: {name}"
         train_reward(
-            model, pairs, options.train, seed=seed, scratch=scratch, log=log, meter=job.meter.part(name), title=title
+            model,
+            pairs,
+            options.train,
+            seed=seed,
+            scratch=job.scratch / name,
+            log=log,
+            title=f"preference: {name}",
+            meter=job.meter,
         )
         return model
 

@@ -128,39 +128,32 @@ def train(
     steps = Steps(examples, options.tokens_per_step, seed)
     flops = arithmetic(model)
 
-    def take(step: int) -> tuple[Figures, int]:
+    def take(step: int) -> tuple[Figures, Work]:
         chosen = steps[step]
         figures = train_step(engine, model, chosen, options, step)
-        return figures, flops.training([len(example) for example in chosen], figures.predictions)
+        computed = flops.training([len(example) for example in chosen], figures.predictions)
+        return figures, Work(trained_tokens=figures.tokens, flops=computed)
 
     model.train()
-    summary = run_steps(
-        engine,
-        take,
-        options,
-        scratch=scratch,
-        log=log,
-        meter=meter,
-        title=title,
-    )
+    summary = run_steps(engine, take, options, scratch=scratch, log=log, title=title, meter=meter)
     model.eval()
     return summary
 
 
 def run_steps(
     engine: Engine,
-    take: Callable[[int], tuple[Trained, int]],
+    take: Callable[[int], tuple[Trained, Work]],
     options: Optimisation,
     *,
     scratch: Path,
     log: Log,
-    meter: Meter,
     title: str,
+    meter: Meter,
 ) -> Summary:
     """`take` every step by its number, counted from 0; what it needs is in `engine` or a function of the number.
 
-    It returns the step's figures and its floating-point operations. Resumes from the newest whole checkpoint under
-    `scratch`, which must be this work's own.
+    Resumes from the newest whole checkpoint under `scratch`, which must be this work's own. Raises what `take` raises,
+    and `meter` after a checkpoint.
     """
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
@@ -168,10 +161,10 @@ def run_steps(
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()
-            figures, computed = take(step)
+            figures, work = take(step)
             seconds = time.perf_counter() - start
             summary = _advance(summary, figures)
-            meter.count(Work(trained_tokens=figures.tokens, flops=computed))
+            meter.count(work)
             log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
             progress.advance(1, f"loss {summary.loss:.3f} {figures.tokens / seconds:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:

@@ -68,6 +68,20 @@ SLOW = {
     "entropy collapse": ({"entropy": 0.001}, 10, Action.ROLL_BACK, ["entropy", "right"]),
     "length collapse": ({"length": 3.0, "reward": 0.2}, 10, Action.ROLL_BACK, ["length", "reward"]),
     "length explosion": ({"truncated": 0.9}, 10, Action.ROLL_BACK, ["truncated", "length"]),
+    "reward hacking": (
+        {
+            "monitor/since": 20,
+            "monitor/preference": 0.7,
+            "monitor/preference_rise": 0.2,
+            "monitor/preference_rise_low": 0.1,
+            "monitor/accuracy": 0.4,
+            "monitor/accuracy_fall": 0.2,
+            "monitor/accuracy_fall_low": 0.1,
+        },
+        1,
+        Action.STOP,
+        ["monitor/accuracy", "monitor/preference"],
+    ),
     "dead reward": ({"reward": 0.0}, 20, Action.STOP, ["reward", "unparseable", "timed_out", "truncated"]),
     "no spread": ({"no_spread": 1.0}, 10, Action.STOP, ["no_spread", "right", "reward"]),
 }
@@ -158,6 +172,36 @@ def test_the_end_of_a_range_switches_a_condition_off(off: Mapping[str, float], n
     assert examine(series, params.Health(**off)) == {}
 
 
+HACKED = {
+    "monitor/since": 20,
+    "monitor/preference": 0.7,
+    "monitor/preference_rise": 0.2,
+    "monitor/preference_rise_low": 0.1,
+    "monitor/agreement": 0.5,
+    "monitor/agreement_fall": 0.2,
+    "monitor/agreement_fall_low": 0.1,
+}
+
+
+def test_a_preference_that_parts_from_its_witness_is_hacked() -> None:
+    found = examine(planted(31, **HACKED))
+    assert list(found) == list(range(31, STEPS + 1))
+    assert [entry.figure for entry in found[31].evidence] == ["monitor/agreement", "monitor/preference"]
+    assert "fell by 0.2 since step 20, more than max_agreement_fall 0.1 and than chance" in str(found[31])
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        {"monitor/preference_rise_low": -0.01},  # what is not liked better was not hacked
+        {"monitor/agreement_fall_low": -0.01},  # chance
+        {"monitor/agreement_fall": 0.09},  # within the bound
+    ],
+)
+def test_what_may_be_chance_or_is_little_is_no_hacking(mended: dict[str, float]) -> None:
+    assert examine(planted(31, **HACKED | mended)) == {}
+
+
 # What each option's change makes of a run that is healthy without it.
 OPTIONS = {
     "max_skips": (5, {"gradient_norm": math.nan}),
@@ -176,6 +220,8 @@ OPTIONS = {
     "max_truncated": (0.01, {"truncated": 0.05}),
     "spike_factor": (2.0, {"gradient_norm": 1.5}),
     "spike_floor": (1e-3, {"loss": 0.2}),
+    "max_accuracy_fall": (0.3, SLOW["reward hacking"][0]),
+    "max_agreement_fall": (0.3, HACKED),
     "spike_window": (10, {"gradient_norm": lambda step: 0.01 if step < 45 else 1.1}),
 }
 
@@ -196,7 +242,14 @@ def test_the_first_condition_of_the_order_is_the_one_that_is_named() -> None:
     last |= {"loss": math.nan, "kl": math.nan, "gradient_norm": 50.0}
     mended = {"loss": 0.0, "kl": 9.0, "gradient_norm": 0.4, "gap_mean": 0.0}
     named = [examine(series)[STEPS].condition]
-    for figure, value in [*mended.items(), ("kl", 0.0), ("entropy", 1.0), ("length", 30.0), ("truncated", 0.0)]:
+    for figure, value in [
+        *mended.items(),
+        ("kl", 0.0),
+        ("entropy", 1.0),
+        ("length", 30.0),
+        ("truncated", 0.0),
+        ("monitor/accuracy_fall", 0.0),
+    ]:
         last[figure] = value
         named.append(examine(series)[STEPS].condition)
     last["reward"] = 0.5
@@ -332,8 +385,8 @@ def test_what_is_remembered_is_bounded() -> None:
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
 def test_advice_names_options_that_exist(condition: Condition) -> None:
     named = re.findall(r"`([\w.]+)(?:: \w+)?`", condition.advice)
-    for key in named:  # as it stands in the stage's `train`, or in the whole file
-        assert _exists(params.GRPO, key) or _exists(params.Params, key), key
+    for key in named:  # as it stands in the stage's `train`, in general_rl, or in the whole file
+        assert any(_exists(section, key) for section in (params.GRPO, params.GeneralRL, params.Params)), key
 
 
 def _exists(section: type[params.Section], key: str) -> bool:
