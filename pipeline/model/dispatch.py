@@ -3,7 +3,7 @@
 Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows with padding.
 Different from the textbook, which loops over the experts: a few hundred small products would cost more in starting than
 in computing. Three ways, equal but for rounding:
-`_NativeExperts`, in float32 on a CPU, is one call of kernels.cpp for all of a layer's experts.
+`_NativeExperts`, in float32 on a CPU, is one call of cpp/experts.h for all of a layer's experts.
 `padded_experts` gives each expert's tokens a block of one of few heights (`ragged.layout`) and multiplies all blocks of
 a height in one batched product; its backward is written out, because each pass over the rows that autograd would add
 costs as much as a product. It copies the expert matrices, which is little where they are small.

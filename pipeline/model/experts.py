@@ -20,7 +20,7 @@ from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
 
 MOST_EXPERTS = 1024
-"""That kernels.cpp chooses among."""
+"""That cpp/experts.h chooses among."""
 
 
 @dataclass(frozen=True)

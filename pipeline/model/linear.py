@@ -1,6 +1,6 @@
 """x · Wᵀ, the matrix product that dense layers are made of, and its backward.
 
-Different from the textbook: on a CPU, float32 products of more than a few rows go to kernels.cpp. torch hands them to a
+Different from the textbook: on a CPU, float32 products of more than a few rows go to cpp/dense.h. torch hands them to a
 library (MKL) that leaves half of what other makers' processors can do unused, and at a few hundred rows another half
 goes into starting and copying.
 """

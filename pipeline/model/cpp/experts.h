@@ -1,0 +1,205 @@
+// Mixture of experts: each token's choice, and the products of all experts of a layer with the tokens that chose them.
+
+#pragma once
+
+#include "dense.h"
+#include "matrix.h"
+
+namespace {
+
+// The k experts of one token with scores (E,), as `choose_experts` says.
+void choose(int64_t E, int64_t k, int64_t groups, int64_t top_groups, const float* scores, const float* bias, int64_t* chosen) {
+    constexpr float NEVER = -3e38f;
+    float row[1024], worth[1024];
+    for (int64_t e = 0; e < E; ++e) row[e] = scores[e] + (bias != nullptr ? bias[e] : 0.0f);
+    const int64_t size = E / groups;
+    if (top_groups < groups) {
+        for (int64_t g = 0; g < groups; ++g) {
+            float first = NEVER, second = NEVER;
+            for (int64_t e = g * size; e < (g + 1) * size; ++e)
+                if (row[e] > first) second = first, first = row[e];
+                else if (row[e] > second) second = row[e];
+            worth[g] = first + second;
+        }
+        bool out[1024] = {};
+        for (int64_t left = groups; left > top_groups; --left) {  // the worst group leaves, the last one of equals
+            int64_t worst = -1;
+            for (int64_t g = 0; g < groups; ++g)
+                if (!out[g] && (worst < 0 || !(worth[g] > worth[worst]))) worst = g;
+            out[worst] = true;
+            for (int64_t e = worst * size; e < (worst + 1) * size; ++e) row[e] = NEVER;
+        }
+    }
+    for (int64_t e = E; e < round_up(E); ++e) row[e] = NEVER;
+    for (int64_t j = 0; j < k; ++j) {
+        Vec most = load(row);
+        for (int64_t e = W; e < E; e += W) most = load(row + e) > most ? load(row + e) : most;
+        const float top = largest(most);
+        int64_t best = 0;
+        while (best < E - 1 && row[best] != top) ++best;
+        chosen[j] = best;
+        row[best] = NEVER;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// chosen (T, k): the experts with the largest scores (T, E) plus bias (E,) where there is one, best first, the first one
+// of equals; among the `top_groups` of `groups` whose two best are worth most. E is at most 1024.
+void choose_experts(int threads, int64_t T, int64_t E, int64_t k, int64_t groups, int64_t top_groups, const float* scores,
+                    const float* bias, int64_t* chosen) {
+#pragma omp parallel for num_threads(team(threads, T * E)) schedule(static)
+    for (int64_t t = 0; t < T; ++t) choose(E, k, groups, top_groups, scores + t * E, bias, chosen + t * k);
+}
+
+}  // extern "C"
+
+// --------------------------------------------------------------------------------------------------------- experts
+//
+// The tokens of an expert are handled in chunks, and inside a chunk tokens stand side by side (transposed), so that the
+// expert's matrices can be broadcast as they lie in memory, without a copy.
+
+namespace {
+
+constexpr int64_t CHUNK = 96;  // tokens of one expert at a time; a multiple of W
+
+struct Chunk {
+    int64_t expert, first, count, saved;  // rows [first, first + count) of the sorted choices; columns before it in `saved`
+    bool opens;                           // first chunk of its expert
+};
+
+std::vector<std::vector<Chunk>> chunks_of(int64_t E, const int64_t* starts) {
+    std::vector<std::vector<Chunk>> chunks(E);
+    int64_t saved = 0;
+    for (int64_t e = 0; e < E; ++e)
+        for (int64_t first = starts[e]; first < starts[e + 1]; first += CHUNK) {
+            const int64_t count = starts[e + 1] - first < CHUNK ? starts[e + 1] - first : CHUNK;
+            chunks[e].push_back({e, first, count, saved, first == starts[e]});
+            saved += spread(count);
+        }
+    return chunks;
+}
+
+// out (T, D): the sum of each token's k rows (T·k, D), which stand at `slots` (T, k).
+void sum_over_choices(int64_t T, int64_t k, int64_t D, const float* rows, const int64_t* slots, float* out) {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t d = 0; d < D; d += W) {
+            const int count = static_cast<int>(D - d < W ? D - d : W);
+            Vec total = load(rows + slots[t * k] * D + d, count);
+            for (int64_t j = 1; j < k; ++j) total += load(rows + slots[t * k + j] * D + d, count);
+            store(out + t * D + d, total, count);
+        }
+}
+
+void plan(int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* slots, int64_t* starts) {
+    std::memset(starts, 0, (E + 1) * sizeof(int64_t));
+    for (int64_t n = 0; n < N; ++n) ++starts[chosen[n] + 1];
+    for (int64_t e = 0; e < E; ++e) starts[e + 1] += starts[e];
+    std::vector<int64_t> next(starts, starts + E);
+    for (int64_t n = 0; n < N; ++n) order[slots[n] = next[chosen[n]]++] = n;
+    starts[E + 1] = 0;
+    for (const auto& chunks : chunks_of(E, starts))
+        for (const Chunk& chunk : chunks) starts[E + 1] = chunk.saved + spread(chunk.count);
+}
+
+// rows (N, D), the outputs of sorted choices times their weights; called by all threads of a team.
+void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up, const float* down,
+                 const float* weights, const int64_t* order, const int64_t* starts, float* saved, float* rows) {
+    const auto chunks = chunks_of(E, starts);
+#pragma omp for schedule(dynamic, 2)
+    for (int64_t e = 0; e < E; ++e)
+        for (const Chunk& chunk : chunks[e]) {
+            const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
+            float* xt = scratch((D + I + D) * ld);  // (D, n)
+            float *ht = xt + D * ld, *outt = ht + I * ld;
+            float* gut = saved + 2 * I * chunk.saved;  // (2I, n)
+            const int64_t* choice = order + chunk.first;
+            transpose(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
+            gemm<true>(2 * I, N, D, gate_up + e * 2 * I * D, D, 1, xt, ld, gut, ld, false);
+            float weight[CHUNK] = {};
+            for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
+            for (int64_t i = 0; i < I; ++i)
+                for (int64_t r = 0; r < N; r += W)
+                    store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
+            gemm<true>(D, N, I, down + e * D * I, I, 1, ht, ld, outt, ld, false);
+            transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + chunk.first * D, D, false);
+        }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Sort N = T·k choices (T, k) by expert: order (N,) is the choice at each sorted row, slots (N,) the sorted row of each
+// choice, starts (E + 2,) where each expert's rows begin, and last the number of columns that `saved` takes.
+void experts_plan(int /* threads */, int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* slots, int64_t* starts) {
+    plan(N, E, chosen, order, slots, starts);
+}
+
+// out (T, D) = sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (E, 2I, D), down
+// (E, D, I), weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
+// starts[E + 1] floats; `rows` (N, D) is working space.
+void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up,
+             const float* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
+             float* saved, float* rows, float* out) {
+#pragma omp parallel num_threads(threads)
+    {
+        run_experts(k, D, I, E, x, gate_up, down, weights, order, starts, saved, rows);
+        sum_over_choices(T, k, D, rows, slots, out);
+    }
+}
+
+// From dout (T, D) to dx (T, D), dgate_up, ddown and dweights, shaped as what they are gradients of; 0 for an expert
+// without tokens.
+void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x,
+                      const float* gate_up, const float* down, const float* weights, const int64_t* order,
+                      const int64_t* slots, const int64_t* starts, const float* saved, float* rows, const float* dout,
+                      float* dx, float* dgate_up, float* ddown, float* dweights) {
+    const auto chunks = chunks_of(E, starts);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 2)
+        for (int64_t e = 0; e < E; ++e) {
+            if (chunks[e].empty()) {
+                std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
+                std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
+            }
+            for (const Chunk& chunk : chunks[e]) {
+                const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
+                float* dot = scratch((2 * D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
+                float *dxt = dot + D * ld, *dht = dxt + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
+                float *xs = dgut + 2 * I * ld, *h = xs + n * D;  // (n, D), (n, I)
+                const float* gut = saved + 2 * I * chunk.saved;
+                const int64_t* choice = order + chunk.first;
+                transpose(n, D, [&](int64_t r) { return dout + choice[r] / k * D; }, dot, ld, true);
+                for (int64_t r = 0; r < n; ++r) std::memcpy(xs + r * D, x + choice[r] / k * D, D * sizeof(float));
+                gemm<true>(I, N, D, down + e * D * I, 1, I, dot, ld, dht, ld, false);
+                float weight[CHUNK] = {}, dweight[CHUNK] = {};
+                for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
+                for (int64_t i = 0; i < I; ++i)
+                    for (int64_t r = 0; r < N; r += W) {
+                        const Vec gate = load(gut + i * ld + r), up = load(gut + (I + i) * ld + r);
+                        const Vec w = load(weight + r), dh = load(dht + i * ld + r), act = swiglu(gate, up);
+                        Vec dgate, dup;
+                        swiglu_backward(gate, up, dh * w, dgate, dup);
+                        store(dweight + r, load(dweight + r) + dh * act);
+                        store(ht + i * ld + r, act * w);
+                        store(dgut + i * ld + r, dgate);
+                        store(dgut + (I + i) * ld + r, dup);
+                    }
+                for (int64_t r = 0; r < n; ++r) dweights[choice[r]] = dweight[r];
+                transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
+                gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, !chunk.opens);
+                gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, !chunk.opens);
+                gemm<true>(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
+                transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + chunk.first * D, D, false);
+            }
+        }
+        sum_over_choices(T, k, D, rows, slots, dx);
+    }
+}
+
+}  // extern "C"
