@@ -58,7 +58,7 @@ class GroupedQueryAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: GroupedAttention, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, attention.head_dim
+        self.layer, self.head_dim, self.scale = layer, attention.head_dim, attention.head_dim**-0.5
         hidden, heads = config.hidden_size, config.num_attention_heads
         self.q_proj = Linear(hidden, heads * self.head_dim, attention.qkv_bias)
         self.k_proj = Linear(hidden, attention.num_key_value_heads * self.head_dim, attention.qkv_bias)
@@ -72,7 +72,7 @@ class GroupedQueryAttention(nn.Module):
         key = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)))  # (T, G, d)
         value = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (T, G, d)
         query, key = rotate(query, turns, interleaved=False), rotate(key, turns, interleaved=False)
-        return self.o_proj(context.attend(self.layer, query, key, value, self.head_dim**-0.5).flatten(1))
+        return self.o_proj(context.attend(self.layer, query, key, value, self.scale).flatten(1))
 
 
 class MultiHeadLatentAttention(nn.Module):

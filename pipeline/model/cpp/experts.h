@@ -65,21 +65,12 @@ namespace {
 
 constexpr int64_t CHUNK = 96;  // tokens of one expert at a time; a multiple of W
 
-struct Chunk {
-    int64_t expert, first, count, saved;  // rows [first, first + count) of the sorted choices; columns before it in `saved`
-    bool opens;                           // first chunk of its expert
-};
-
-std::vector<std::vector<Chunk>> chunks_of(int64_t E, const int64_t* starts) {
-    std::vector<std::vector<Chunk>> chunks(E);
-    int64_t saved = 0;
-    for (int64_t e = 0; e < E; ++e)
-        for (int64_t first = starts[e]; first < starts[e + 1]; first += CHUNK) {
-            const int64_t count = starts[e + 1] - first < CHUNK ? starts[e + 1] - first : CHUNK;
-            chunks[e].push_back({e, first, count, saved, first == starts[e]});
-            saved += spread(count);
-        }
-    return chunks;
+// The columns of `saved` that n tokens of an expert take, and where each expert's begin, (E + 1,).
+int64_t columns(int64_t n) { return n / CHUNK * spread(CHUNK) + (n % CHUNK > 0 ? spread(n % CHUNK) : 0); }
+std::vector<int64_t> columns_before(int64_t E, const int64_t* starts) {
+    std::vector<int64_t> before(E + 1, 0);
+    for (int64_t e = 0; e < E; ++e) before[e + 1] = before[e] + columns(starts[e + 1] - starts[e]);
+    return before;
 }
 
 // out (T, D): the sum of each token's k rows (T·k, D), which stand at `slots` (T, k).
@@ -100,23 +91,21 @@ void plan(int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* 
     for (int64_t e = 0; e < E; ++e) starts[e + 1] += starts[e];
     std::vector<int64_t> next(starts, starts + E);
     for (int64_t n = 0; n < N; ++n) order[slots[n] = next[chosen[n]]++] = n;
-    starts[E + 1] = 0;
-    for (const auto& chunks : chunks_of(E, starts))
-        for (const Chunk& chunk : chunks) starts[E + 1] = chunk.saved + spread(chunk.count);
+    starts[E + 1] = columns_before(E, starts)[E];
 }
 
 // rows (N, D), the outputs of sorted choices times their weights; called by all threads of a team.
 void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up, const float* down,
                  const float* weights, const int64_t* order, const int64_t* starts, float* saved, float* rows) {
-    const auto chunks = chunks_of(E, starts);
+    const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp for schedule(dynamic, 2)
     for (int64_t e = 0; e < E; ++e)
-        for (const Chunk& chunk : chunks[e]) {
-            const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
-            float* xt = scratch((D + I + D) * ld);  // (D, n)
+        for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
+            const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
+            float* xt = scratch((D + I + D + 2 * I) * ld);  // (D, n)
             float *ht = xt + D * ld, *outt = ht + I * ld;
-            float* gut = saved + 2 * I * chunk.saved;  // (2I, n)
-            const int64_t* choice = order + chunk.first;
+            float* gut = saved == nullptr ? outt + D * ld : saved + 2 * I * saved_at;  // (2I, n)
+            const int64_t* choice = order + at;
             transpose(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
             gemm<true>(2 * I, N, D, gate_up + e * 2 * I * D, D, 1, xt, ld, gut, ld, false);
             float weight[CHUNK] = {};
@@ -125,7 +114,7 @@ void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, con
                 for (int64_t r = 0; r < N; r += W)
                     store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
             gemm<true>(D, N, I, down + e * D * I, I, 1, ht, ld, outt, ld, false);
-            transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + chunk.first * D, D, false);
+            transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + at * D, D, false);
         }
 }
 
@@ -141,7 +130,7 @@ void experts_plan(int /* threads */, int64_t N, int64_t E, const int64_t* chosen
 
 // out (T, D) = sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (E, 2I, D), down
 // (E, D, I), weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
-// starts[E + 1] floats; `rows` (N, D) is working space.
+// starts[E + 1] floats, or is null; `rows` (N, D) is working space.
 void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up,
              const float* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
              float* saved, float* rows, float* out) {
@@ -158,22 +147,22 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                       const float* gate_up, const float* down, const float* weights, const int64_t* order,
                       const int64_t* slots, const int64_t* starts, const float* saved, float* rows, const float* dout,
                       float* dx, float* dgate_up, float* ddown, float* dweights) {
-    const auto chunks = chunks_of(E, starts);
+    const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 2)
         for (int64_t e = 0; e < E; ++e) {
-            if (chunks[e].empty()) {
+            if (starts[e] == starts[e + 1]) {
                 std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
                 std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
             }
-            for (const Chunk& chunk : chunks[e]) {
-                const int64_t n = chunk.count, N = round_up(n, W / 2), ld = spread(n);
+            for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
+                const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
                 float* dot = scratch((2 * D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
                 float *dxt = dot + D * ld, *dht = dxt + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
                 float *xs = dgut + 2 * I * ld, *h = xs + n * D;  // (n, D), (n, I)
-                const float* gut = saved + 2 * I * chunk.saved;
-                const int64_t* choice = order + chunk.first;
+                const float* gut = saved + 2 * I * saved_at;
+                const int64_t* choice = order + at;
                 transpose(n, D, [&](int64_t r) { return dout + choice[r] / k * D; }, dot, ld, true);
                 for (int64_t r = 0; r < n; ++r) std::memcpy(xs + r * D, x + choice[r] / k * D, D * sizeof(float));
                 gemm<true>(I, N, D, down + e * D * I, 1, I, dot, ld, dht, ld, false);
@@ -192,10 +181,10 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                     }
                 for (int64_t r = 0; r < n; ++r) dweights[choice[r]] = dweight[r];
                 transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
-                gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, !chunk.opens);
-                gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, !chunk.opens);
+                gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, at > starts[e]);
+                gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, at > starts[e]);
                 gemm<true>(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
-                transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + chunk.first * D, D, false);
+                transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + at * D, D, false);
             }
         }
         sum_over_choices(T, k, D, rows, slots, dx);

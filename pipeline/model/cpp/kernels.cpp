@@ -9,5 +9,6 @@
 // `extern "C"` how many arguments each takes.
 
 #include "attention.h"
+#include "decoding.h"
 #include "dense.h"
 #include "experts.h"

@@ -228,7 +228,9 @@ void transpose(int64_t rows, int64_t columns, Row from, float* to, int64_t ldt, 
     }
 }
 
-float* scratch(int64_t floats) {  // one growing buffer per thread, at the beginning of a cache line
+// A growing buffer per thread and kind, at the beginning of a cache line.
+template <int KIND = 0>
+float* scratch(int64_t floats) {
     thread_local std::vector<float> buffer;
     if (static_cast<int64_t>(buffer.size()) < floats + 16) buffer.resize(floats + 16);
     const auto address = reinterpret_cast<std::uintptr_t>(buffer.data());
