@@ -263,15 +263,16 @@ class Engine:
         ended = (tokens[:, None] == self._ends).any(1)
         over = slots.written[:live] == slots.limit[:live]
         stopped = np.zeros(live, dtype=np.bool_)
-        for row, stream in enumerate(slots.streams[:live]):
-            if stream is not None and not ended[row]:
+        streams = [(row, stream) for row, stream in enumerate(slots.streams[:live]) if stream is not None]
+        for row, stream in streams:
+            if not ended[row]:
                 stream.push(int(tokens[row]))
                 stopped[row] = stream.stopped
         finished = {}
         for row in np.flatnonzero(ended | over | stopped).tolist():
             finish: Finish = "end" if ended[row] else "stop" if stopped[row] else "length"
             finished[row] = self._completion(row, finish)
-        pieces = [self._piece(row, finished.get(row)) for row in range(live) if self._job(row).streamed]
+        pieces = [self._piece(row, finished.get(row)) for row, _ in streams if self._job(row).streamed]
         self._free(list(finished))
         return Step(list(finished.values()), pieces)
 

@@ -23,6 +23,10 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
 
 
+FEW = 16
+"""Rows up to which copying one after the other takes less time than gathering and scattering them."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
     """What `SlotCache.begin` was told of the run: the place of every token, and how far each decoding row reaches."""
@@ -127,6 +131,11 @@ class SlotCache:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make rows `targets` copies of rows `sources`, in their first `length` tokens; no row is both."""
+        if len(targets) <= FEW:
+            for plane in self.planes:
+                for source, target in zip(sources, targets, strict=True):
+                    plane[:, target, :, :length] = plane[:, source, :, :length]
+            return
         device = self._keys.device
         from_rows, to_rows = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
         for plane in self.planes:

@@ -46,7 +46,9 @@ class NativeDecoding:
     def run(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B,) int64 of rows that hold `lengths` (B,) int64 each -> logits (B, V), experts (layers, B, k)."""
         config, rows = self._model.config, len(tokens)
-        assert int(lengths.max()) < self._cache.max_length, f"the cache of {self._cache.max_length} tokens a row is full"
+        assert int(lengths.max()) < self._cache.max_length, (
+            f"the cache of {self._cache.max_length} tokens a row is full"
+        )
         places = [weight.data_ptr() for weight in self._weights]
         if places != self._places:
             assert native.usable(*self._weights), "the model is no longer of the type that it was made for"

@@ -269,6 +269,34 @@ Space space_of(const Decoder& of, int64_t B, int64_t ld) {
 
 extern "C" {
 
+// tokens (B,) drawn at temperatures (B,) from logits (B, V), the first whose cumulative probability exceeds `uniform`
+// (B,), or the likeliest where the temperature is 0; and their log-probabilities, at temperature 1 in that case.
+void draw(int threads, int64_t B, int64_t V, const float* logits, const double* uniform, const double* temperatures,
+          int64_t* tokens, float* log_probabilities) {
+#pragma omp parallel for num_threads(team(threads, B * V)) schedule(static)
+    for (int64_t b = 0; b < B; ++b) {
+        const float* row = logits + b * V;
+        const float temperature = temperatures[b] > 0 ? static_cast<float>(temperatures[b]) : 1.0f;
+        const int64_t likeliest = std::max_element(row, row + V) - row;
+        const float most = row[likeliest] / temperature;
+        float* parts = scratch(round_up(V));
+        for (int64_t v = 0; v < V; v += W) {
+            const Vec below = load(row + v, static_cast<int>(V - v < W ? V - v : W)) / temperature - most;
+            store(parts + v, below < -87.0f ? Vec{} : exp(below));
+        }
+        double total = 0, sum = 0;  // in float the last bits would move tokens near a boundary
+        for (int64_t v = 0; v < V; ++v) total += parts[v];
+        int64_t token = likeliest;
+        if (temperatures[b] > 0)
+            for (token = 0; token < V - 1; ++token) {
+                sum += parts[token];
+                if (sum > uniform[b] * total || sum >= total) break;  // rounding can make the target the whole
+            }
+        tokens[b] = token;
+        log_probabilities[b] = static_cast<float>(row[token] / temperature - most - std::log(total));
+    }
+}
+
 // tokens (B,), of which row b is the next after lengths[b] that the cache holds -> logits (B, V) and, of the mixture
 // layers in order, chosen (layers, B, k). The cache takes the token's key and value in.
 void decode(int threads, const Decoder* decoder, int64_t B, const int64_t* tokens, const int64_t* lengths, int64_t* chosen,
