@@ -22,7 +22,6 @@ from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
 
-
 FEW = 16
 """Rows up to which copying one after the other takes less time than gathering and scattering them."""
 

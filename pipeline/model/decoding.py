@@ -190,7 +190,9 @@ def _shape(model: Decoder) -> dict[str, float]:
         rows.append(heads * (attention.kv_lora_rank + attention.qk_rope_head_dim))
     else:
         shape |= {"G": attention.num_key_value_heads, "d": attention.head_dim, "e": attention.head_dim, "C": 0}
-    shape |= {"scale": model.layers[0].self_attn.scale, "most": max(rows)}
+    first = model.layers[0]
+    assert isinstance(first, Block)
+    shape |= {"scale": first.self_attn.scale, "most": max(rows)}
     if mixture is not None:
         shape |= {"E": mixture.experts, "k": mixture.top_k, "I": mixture.expert_size, "groups": mixture.groups}
         shape |= {"top_groups": mixture.top_groups, "softmax": mixture.scoring == "softmax"}

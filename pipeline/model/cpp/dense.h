@@ -6,8 +6,9 @@
 
 extern "C" {
 
-// y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) where there is one.
-void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias, float* y) {
+// y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) and plus `residual` (T, O) where there is one.
+void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias,
+            const float* residual, float* y) {
     float* turned = scratch(D * O);  // wᵀ, in the memory of the calling thread
 #pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
@@ -17,9 +18,10 @@ void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const 
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < T; t += BLOCK) {
             const int64_t rows = T - t < BLOCK ? T - t : BLOCK;
-            if (bias != nullptr)
-                for (int64_t r = 0; r < rows; ++r) std::memcpy(y + (t + r) * O, bias, O * sizeof(float));
-            gemm(rows, O, D, x + t * D, D, 1, turned, O, y + t * O, O, bias != nullptr);
+            if (residual != nullptr) std::memcpy(y + t * O, residual + t * O, rows * O * sizeof(float));
+            for (int64_t r = 0; r < rows && bias != nullptr; ++r)
+                for (int64_t o = 0; o < O; ++o) y[(t + r) * O + o] = bias[o] + (residual != nullptr ? y[(t + r) * O + o] : 0.0f);
+            gemm(rows, O, D, x + t * D, D, 1, turned, O, y + t * O, O, bias != nullptr || residual != nullptr);
         }
     }
 }

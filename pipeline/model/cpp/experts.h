@@ -73,14 +73,15 @@ std::vector<int64_t> columns_before(int64_t E, const int64_t* starts) {
     return before;
 }
 
-// out (T, D): the sum of each token's k rows (T·k, D), which stand at `slots` (T, k).
-void sum_over_choices(int64_t T, int64_t k, int64_t D, const float* rows, const int64_t* slots, float* out) {
+// out (T, D): the sum of each token's k rows (T·k, D), which stand at `slots` (T, k), and of `base` (T, D) if it is not null.
+void sum_over_choices(int64_t T, int64_t k, int64_t D, const float* rows, const int64_t* slots, const float* base, float* out) {
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < T; ++t)
         for (int64_t d = 0; d < D; d += W) {
             const int count = static_cast<int>(D - d < W ? D - d : W);
             Vec total = load(rows + slots[t * k] * D + d, count);
             for (int64_t j = 1; j < k; ++j) total += load(rows + slots[t * k + j] * D + d, count);
+            if (base != nullptr) total += load(base + t * D + d, count);
             store(out + t * D + d, total, count);
         }
 }
@@ -128,16 +129,16 @@ void experts_plan(int /* threads */, int64_t N, int64_t E, const int64_t* chosen
     plan(N, E, chosen, order, slots, starts);
 }
 
-// out (T, D) = sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (E, 2I, D), down
+// out (T, D) = base (T, D), or 0 where that is null, + the sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (E, 2I, D), down
 // (E, D, I), weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
 // starts[E + 1] floats, or is null; `rows` (N, D) is working space.
 void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up,
              const float* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
-             float* saved, float* rows, float* out) {
+             const float* base, float* saved, float* rows, float* out) {
 #pragma omp parallel num_threads(threads)
     {
         run_experts(k, D, I, E, x, gate_up, down, weights, order, starts, saved, rows);
-        sum_over_choices(T, k, D, rows, slots, out);
+        sum_over_choices(T, k, D, rows, slots, base, out);
     }
 }
 
@@ -187,7 +188,7 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                 transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + at * D, D, false);
             }
         }
-        sum_over_choices(T, k, D, rows, slots, dx);
+        sum_over_choices(T, k, D, rows, slots, nullptr, dx);
     }
 }
 

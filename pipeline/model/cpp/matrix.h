@@ -170,9 +170,9 @@ Tile tile_of(int rows, int vectors, int last) {
 void prefetch(int64_t M, int64_t K, const float* a, int64_t am, int64_t ak) {
     if (ak == 1)
         for (int64_t m = 0; m < M; ++m)
-            for (int64_t k = 0; k < K; k += 16) __builtin_prefetch(a + m * am + k);
+            for (int64_t k = 0; k < K; k += 16) __builtin_prefetch(a + m * am + k, 0, 2);
     else
-        for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * ak);
+        for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * ak, 0, 2);
 }
 
 // c (M, N) = a · b, or += where `add`; b (K, N) with rows ldb apart, c likewise. In one thread. FAR: `a` is not in the cache.
