@@ -34,16 +34,33 @@ from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, S
 from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
 from pipeline.params.students import Distillation, OnPolicy, Student
-from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
+from pipeline.params.training import (
+    Base,
+    BytePairTokens,
+    CharacterTokens,
+    Checkpoint,
+    ColdStart,
+    Corpus,
+    CuratedCorpus,
+    GeneralSFT,
+    GeneratedCorpus,
+    Optimisation,
+    Pretrain,
+    Tokens,
+    Training,
+)
 
 __all__ = [
     "GRPO",
     "Base",
     "Budget",
+    "BytePairTokens",
     "Champion",
+    "CharacterTokens",
     "Checkpoint",
     "ColdStart",
     "Corpus",
+    "CuratedCorpus",
     "Curation",
     "Decontamination",
     "DifficultyBand",
@@ -54,6 +71,7 @@ __all__ = [
     "Floor",
     "Gates",
     "GeneralSFT",
+    "GeneratedCorpus",
     "GeneratedSource",
     "GymSource",
     "Health",
@@ -78,6 +96,7 @@ __all__ = [
     "Source",
     "Student",
     "StudentFloor",
+    "Tokens",
     "Tracking",
     "Training",
     "Weights",
