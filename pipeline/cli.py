@@ -80,6 +80,16 @@ def report() -> None:
 
 
 @app.command()
+def models() -> None:
+    """List every evaluated model: how good, how large, how fast."""
+    from rich.console import Console
+
+    from flows.models import models_table
+
+    Console().print(models_table(_root()))
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help='For instance "47+85=?".')],
     model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,

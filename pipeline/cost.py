@@ -52,7 +52,7 @@ class Cost:
     peak_memory: int = 0  # bytes, the largest of an attempt
     peak_device_memory: int | None = None  # bytes; None where no GPU was used
     work: Work = NOTHING
-    kept: dict[str, Work] = field(default_factory=dict)  # step of a checkpoint → work up to there
+    kept: dict[str, dict[str, Work]] = field(default_factory=dict)  # loop → step of its checkpoint → work up to there
 
     @property
     def joules(self) -> float | None:
@@ -76,6 +76,50 @@ class Cost:
         return {name: value for name, value in named.items() if value is not None}
 
 
+class Part:
+    """What one loop of an attempt computes; a `pipeline.job.Meter`."""
+
+    def __init__(self, account: "Account", name: str, kept: dict[str, Work]) -> None:
+        self._account, self._name = account, name
+        self.kept = kept
+        self.work = NOTHING
+        self._mark: tuple[int, Cost] | None = None  # where the loop began, and what had been spent by then
+        self._steps = self._ahead = 0  # of this attempt's loop: done, and from its beginning to its first checkpoint
+
+    def part(self, name: str) -> "Part":
+        return self._account.part(f"{self._name}/{name}" if self._name else name)
+
+    def resume(self, step: int, ahead: int) -> None:
+        """The loop goes on from a checkpoint: what was kept with it is done."""
+        known = {int(kept): work for kept, work in self.kept.items() if int(kept) <= step}
+        self.work = known[max(known)] if known else NOTHING
+        self._mark = (step, self._account.cost())
+        self._steps, self._ahead = 0, ahead
+
+    def count(self, work: Work) -> None:
+        self.work += work
+        self._steps += 1
+        self._account.look()
+        if self._ahead > self._steps >= FIRST_STEPS:
+            self._hold_budget(self._steps, self._ahead - self._steps, "nothing is kept of them yet")
+
+    def keep(self, step: int, steps: int) -> None:
+        kept = {**self.kept, str(step): self.work}
+        names = sorted((name for name in kept if int(name) <= step), key=int)[-KEPT:]
+        self.kept = {name: kept[name] for name in names}
+        self._account.write()
+        assert self._mark is not None, "a loop says where it goes on from before it keeps anything"
+        began, interval = self._mark[0], step - max([int(name) for name in names if int(name) < step], default=0)
+        self._ahead = 0
+        self._hold_budget(step - began, min(interval, steps - step), f"step {step} of {steps} is kept")
+
+    def _hold_budget(self, done: int, ahead: int, kept: str) -> None:
+        """Stop where `ahead` more steps, at the rate of the `done` ones of this attempt, would be beyond the budget."""
+        if ahead > 0 and done > 0:
+            assert self._mark is not None
+            self._account.hold_budget(self._mark[1], done, ahead, kept)
+
+
 class Account:
     """Keeps the cost of one attempt at a stage, from its making to `close`; a `pipeline.job.Meter`."""
 
@@ -83,43 +127,34 @@ class Account:
         self._root, self._stage, self._machine = root, stage, machine
         self._path = _file(root, stage, key)
         self._before = _read(self._path) or Cost()
-        self._kept = self._before.kept
-        self._work = Work()
+        self._parts: dict[str, Part] = {}
         self._started = self._sampled = time.monotonic()
         self._energy = Energy()
-        self._mark: tuple[int, Cost] | None = None  # where this attempt's loop began, and what had been spent by then
-        self._steps = self._ahead = 0  # of this attempt's loop: done, and from its beginning to its first checkpoint
+
+    def part(self, name: str) -> Part:
+        if name not in self._parts:
+            self._parts[name] = Part(self, name, self._before.kept.get(name, {}))
+        return self._parts[name]
 
     def resume(self, step: int, ahead: int) -> None:
-        """The loop goes on from a checkpoint: what was kept with it is done."""
-        known = {int(kept): work for kept, work in self._kept.items() if int(kept) <= step}
-        self._work = known[max(known)] if known else Work()
-        self._mark = (step, self.cost())
-        self._steps, self._ahead = 0, ahead
+        self.part("").resume(step, ahead)
 
     def count(self, work: Work) -> None:
-        self._work += work
-        self._steps += 1
+        self.part("").count(work)
+
+    def keep(self, step: int, steps: int) -> None:
+        self.part("").keep(step, steps)
+
+    def look(self) -> None:
+        """At the energy counters, now and then."""
         if time.monotonic() - self._sampled >= SAMPLE_SECONDS:
             self._energy.sample()
             self._sampled = time.monotonic()
-        if self._ahead > self._steps >= FIRST_STEPS:
-            self._hold_budget(self._steps, self._ahead - self._steps, "nothing is kept of them yet")
-
-    def keep(self, step: int, steps: int) -> None:
-        kept = {**self._kept, str(step): self._work}
-        self._kept = {name: kept[name] for name in sorted(kept, key=int) if int(name) <= step}
-        self._kept = dict(list(self._kept.items())[-KEPT:])
-        self._write()
-        assert self._mark is not None, "a loop says where it goes on from before it keeps anything"
-        began, interval = self._mark[0], step - max([int(name) for name in self._kept if int(name) < step], default=0)
-        self._ahead = 0
-        self._hold_budget(step - began, min(interval, steps - step), f"step {step} of {steps} is kept")
 
     def close(self) -> Cost:
         """Write what the attempt has cost, and return what the work has cost with it."""
         self._energy.sample()
-        return self._write()
+        return self.write()
 
     def require_budget(self) -> None:
         """Raises BudgetExceededError where nothing is left before the stage begins."""
@@ -147,26 +182,26 @@ class Account:
             energy=_added(before, self._energy.joules),
             peak_memory=max(before.peak_memory, peak_memory()),
             peak_device_memory=max(filter(None, (before.peak_device_memory, peak_device_memory())), default=None),
-            work=self._work,
-            kept=self._kept,
+            work=sum((part.work for part in self._parts.values()), NOTHING),
+            kept=before.kept | {name: part.kept for name, part in self._parts.items() if part.kept},
         )
 
     def _price(self, used: Device) -> float:
         return self._machine.prices.of(used.name, used.kind)
 
-    def _write(self) -> Cost:
+    def write(self) -> Cost:
+        """As it stands."""
         cost = self.cost()
         write_json(self._path, asdict(cost))
         return cost
 
-    def _hold_budget(self, done: int, ahead: int, kept: str) -> None:
-        """Stop where `ahead` more steps, at the rate of the `done` ones of this attempt, would be beyond the budget."""
-        if self._machine.budget is None or ahead <= 0 or done <= 0:
+    def hold_budget(self, first: Cost, done: int, ahead: int, kept: str) -> None:
+        """Stop where `ahead` more steps would be too much at the rate of the `done` ones that followed on `first`."""
+        if self._machine.budget is None:
             return
-        assert self._mark is not None
-        spent, own, first = self._spent(), _counted(self.cost()), _counted(self._mark[1])
+        spent, own, before = self._spent(), _counted(self.cost()), _counted(first)
         for name, limit in self._limits():
-            needed = (own[name] - first[name]) / done * ahead
+            needed = (own[name] - before[name]) / done * ahead
             if spent[name] + needed > limit:
                 raise BudgetExceededError(
                     f"machine.budget.{name} = {limit:g}: spent {_amount(spent[name])}, of which {self._stage} "
@@ -209,7 +244,7 @@ def _read(path: Path) -> Cost | None:
     if not path.is_file():
         return None
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    kept = {step: Work(**work) for step, work in document["kept"].items()}
+    kept = {part: {step: Work(**work) for step, work in steps.items()} for part, steps in document["kept"].items()}
     return replace(Cost(**document), work=Work(**document["work"]), kept=kept)
 
 

@@ -16,10 +16,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def money(amount: float, currency: str) -> str:
-    """With as many places as it takes to see something: `0.0031 USD`, `12.40 USD`."""
+def money(amount: float, currency: str = "") -> str:
+    """With as many places as it takes to see something: `0.0031 USD`, `12.40 USD`, without its currency `12.40`."""
     places = 2 if amount >= 1 or amount <= 0 else 1 - math.floor(math.log10(amount))
-    return f"{amount:,.{places}f} {currency}"
+    return f"{amount:,.{places}f} {currency}".rstrip()
 
 
 def percent(share: float) -> str:

@@ -48,7 +48,10 @@ class Work:
 
 
 class Meter(Protocol):
-    """Whom a loop tells what it computes."""
+    """Whom a loop tells what it computes. A stage with several loops gives each of them a part of its own."""
+
+    def part(self, name: str) -> "Meter":
+        """The meter of one of several loops, which counts its own steps."""
 
     def resume(self, step: int, ahead: int) -> None:
         """The loop goes on from the checkpoint of `step`; the next one, or its end, comes `ahead` steps later."""
@@ -62,6 +65,9 @@ class Meter(Protocol):
 
 class Unmetered:
     """Counts nothing: for loops outside of a stage."""
+
+    def part(self, name: str) -> "Meter":
+        return self
 
     def resume(self, step: int, ahead: int) -> None:
         pass

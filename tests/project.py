@@ -19,6 +19,10 @@ reasoning_rl:
 rejection_sampling: {problems: 1, samples: 1}
 general_sft:
   train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
+preference:
+  train: {steps: 1, pairs_per_step: 1, learning_rate: 1e-3}
+general_rl:
+  train: {steps: 1, prompts: 2, group: 2, max_new_tokens: 4, learning_rate: 1e-3}
 distillation:
   students:
     little:

@@ -28,10 +28,11 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
+from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTraining, Preference, PreferenceReward
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
-from pipeline.params.rl import GRPO, Health, PolicyLoss, ReasoningRL, Rewards, Weights
+from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
@@ -52,6 +53,7 @@ from pipeline.params.training import (
 
 __all__ = [
     "GRPO",
+    "RL",
     "Base",
     "Budget",
     "BytePairTokens",
@@ -66,10 +68,12 @@ __all__ = [
     "DifficultyBand",
     "Distillation",
     "Evaluation",
+    "ExternalJudge",
     "FieldMap",
     "FileSource",
     "Floor",
     "Gates",
+    "GeneralRL",
     "GeneralSFT",
     "GeneratedCorpus",
     "GeneratedSource",
@@ -79,11 +83,15 @@ __all__ = [
     "Limits",
     "Machine",
     "ModelGates",
+    "Monitor",
     "NearDuplicates",
     "OnPolicy",
     "Optimisation",
+    "PairTraining",
     "Params",
     "PolicyLoss",
+    "Preference",
+    "PreferenceReward",
     "Pretrain",
     "Prices",
     "ReasoningRL",
@@ -122,6 +130,8 @@ class Params(Section):
     reasoning_rl: ReasoningRL
     rejection_sampling: RejectionSampling
     general_sft: GeneralSFT
+    preference: Preference
+    general_rl: GeneralRL
     distillation: Distillation
     evaluation: Evaluation
     tracking: Tracking = Tracking()

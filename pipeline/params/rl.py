@@ -1,6 +1,6 @@
 """Options of reinforcement learning: rewards, the health of a run, the loss, the step."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -59,6 +59,8 @@ class Health(Section):
     spike_factor: Annotated[float, Field(gt=1)] = 10.0  # gradient norm or loss over its running median
     spike_floor: Positive = 1.0  # neither is a spike below: clipping holds the norm, normalised advantages the loss
     spike_window: Count = 50  # steps of the running median
+    max_accuracy_fall: Share = 0.05  # on the monitor's problems, while the preference rises: reward hacking
+    max_agreement_fall: Share = 0.1  # of the preference model with its witness, likewise
 
 
 class PolicyLoss(Section):
@@ -103,19 +105,24 @@ class GRPO(Optimisation):
     loss: PolicyLoss = PolicyLoss()
 
 
-class ReasoningRL(Section):
-    """Dev2: reinforcement learning on rewards that can be checked. From the base model it is R1-Zero."""
+class RL(Section):
+    """What every stage of reinforcement learning has."""
 
-    start: Literal["cold_start", "base"] = Field("cold_start", alias="from")
     train: GRPO
     rewards: Rewards = Rewards()
     health: Health = Health()
 
     @model_validator(mode="after")
-    def _buffer_fits(self) -> "ReasoningRL":
+    def _buffer_fits(self) -> Self:
         if self.rewards.weights.length and self.rewards.overlong_buffer > self.train.max_new_tokens:
             raise ValueError(
                 f"rewards.overlong_buffer {self.rewards.overlong_buffer} is above train.max_new_tokens "
                 f"{self.train.max_new_tokens}"
             )
         return self
+
+
+class ReasoningRL(RL):
+    """Dev2: reinforcement learning on rewards that can be checked. From the base model it is R1-Zero."""
+
+    start: Literal["cold_start", "base"] = Field("cold_start", alias="from")

@@ -8,15 +8,15 @@ import polars as pl
 
 from pipeline import chat
 from pipeline.files import digest, listing_digest, write_json
-from pipeline.report.files import folder
+from pipeline.job import artifacts
 
 PER_TASK = 100  # problems, of which the first completion is read
 
 
 def expert_map(root: Path, model: str) -> dict[str, Any] | None:
     """`{model, samples, tasks: task → (layers, E) shares}`; None where there are no samples, or the model is dense."""
-    path, checkpoint = folder(root, "evaluation") / "samples.parquet", folder(root, model) / "model"
-    problems = folder(root, "curation") / "problems.parquet"
+    path, checkpoint = artifacts(root, "evaluation") / "samples.parquet", artifacts(root, model) / "model"
+    problems = artifacts(root, "curation") / "problems.parquet"
     if not path.is_file() or not problems.is_file() or not checkpoint.is_dir() or not _is_sparse(checkpoint):
         return None
     key = listing_digest([("model", digest(checkpoint)), ("samples", digest(path))])[:16]

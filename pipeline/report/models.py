@@ -1,7 +1,7 @@
 """The models of a project beside each other: how right they are, how large, and what it took to make them.
 
 Which models there are, evaluation says: its figures are named `MODEL.FIGURE`, those of one task `MODEL.TASK.FIGURE`,
-and the bounds of a 95 % interval `…_low` and `…_high`.
+the bounds of a 95 % interval `…_low` and `…_high`, and a comparison of two models `MODEL.over_OTHER`.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.report.project import Stage, parents
 
 FIGURE = "pass_at_1"
+OVER = "over_"  # `MODEL.over_OTHER`: what lies between two models
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Model:
     low: float | None
     high: float | None
     tasks: dict[str, str]  # task → key of its pass@1
+    others: dict[str, str]  # what else is known of it → key
+    against: dict[str, str]  # other model → key of the difference in pass@1; `…_p` is that of the test's p-value
     parameters: float | None
     activated: float | None
     parent: str | None
@@ -37,13 +40,18 @@ class Model:
 
 
 def evaluated(stages: list[Stage]) -> list[Model]:
-    """The models in the order of evaluation's figures, the recipe's last one first."""
+    """The models in the order of evaluation's figures."""
     figures = next((stage.metrics for stage in stages if stage.name == "evaluation"), {})
     keys = [key for key in figures if key.endswith(f".{FIGURE}")]
     of_model = {key.removesuffix(f".{FIGURE}"): key for key in keys if key.count(".") == 1}
     by_model = {stage.model: stage for stage in stages}
     came_from = parents(stages, set(of_model))
     return [_model(name, key, figures, by_model, came_from.get(name)) for name, key in of_model.items()]
+
+
+def final(models: list[Model]) -> Model | None:
+    """The recipe's own last model: the first one that is no student."""
+    return next((model for model in models if "/" not in model.name), models[0] if models else None)
 
 
 def _model(name: str, key: str, figures: dict[str, float], by_model: dict[str, Stage], parent: str | None) -> Model:
@@ -55,6 +63,11 @@ def _model(name: str, key: str, figures: dict[str, float], by_model: dict[str, S
         for other in figures
         if other.startswith(f"{name}.") and other.endswith(f".{FIGURE}") and other != key
     }
+    own_figures = {
+        other.removeprefix(f"{name}."): other
+        for other in figures
+        if other.startswith(f"{name}.") and other.count(".") == 1 and not other.endswith(("_low", "_high"))
+    }
     behind = [by_model[one].cost for one in _ancestors(name, by_model)] if stage else []
     return Model(
         name=name,
@@ -63,6 +76,16 @@ def _model(name: str, key: str, figures: dict[str, float], by_model: dict[str, S
         low=figures.get(f"{key}_low"),
         high=figures.get(f"{key}_high"),
         tasks=tasks,
+        others={
+            short: other
+            for short, other in own_figures.items()
+            if short not in (FIGURE, "parameters", "activated_parameters") and OVER not in short
+        },
+        against={
+            short.removeprefix(OVER): other
+            for short, other in own_figures.items()
+            if short.startswith(OVER) and f"{other}_p" in figures
+        },
         parameters=own.get("parameters", figures.get(f"{name}.parameters")),
         activated=own.get("activated_parameters", figures.get(f"{name}.activated_parameters")),
         parent=parent,

@@ -83,21 +83,26 @@ function drawRecipe(place, width) {
   const layers = [];
   for (const stage of facts.stages) (layers[stage.depth] ??= []).push(stage);
   const upright = width < layers.length * 118; // too narrow: from top to bottom
-  const widest = Math.max(...layers.map((layer) => layer.length));
-  const gap = upright ? 10 : 26;
-  const box = upright
-    ? Math.min(190, (width - (widest - 1) * gap - 2) / widest)
-    : Math.min(190, (width - (layers.length - 1) * gap - 2) / layers.length);
-  const high = 66, rowGap = upright ? 30 : 16;
-  const height = upright ? layers.length * (high + rowGap) - rowGap + 2 : widest * (high + rowGap) - rowGap + 2;
-  const used = upright ? width : layers.length * (box + gap) - gap + 2;
-  const picture = canvasOf(Math.max(used, upright ? width : used), height), at = new Map();
-  layers.forEach((layer, depth) => layer.forEach((stage, index) => {
-    const across = (index - (layer.length - 1) / 2);
-    at.set(stage.name, upright
-      ? { x: width / 2 + across * (box + gap) - box / 2, y: 1 + depth * (high + rowGap) }
-      : { x: 1 + depth * (box + gap), y: height / 2 + across * (high + rowGap) - high / 2 });
-  }));
+  const gap = upright ? 10 : 20, high = 66, rowGap = upright ? 28 : 14, at = new Map();
+  let used = width, height = 0, box = Math.min(190, (width - (layers.length - 1) * gap - 2) / layers.length);
+  if (upright) {
+    const side = Math.max(1, Math.floor((width + gap) / (130 + gap))); // boxes that stand beside each other
+    for (const layer of layers) for (let start = 0; start < layer.length; start += side) {
+      const row = layer.slice(start, start + side), wide = Math.min(190, (width - 2 - (side - 1) * gap) / side);
+      const left = (width - row.length * wide - (row.length - 1) * gap) / 2;
+      row.forEach((stage, index) => at.set(stage.name, { x: left + index * (wide + gap), y: 1 + height }));
+      box = wide;
+      height += high + (start + side < layer.length ? 10 : rowGap);
+    }
+    height += 2 - rowGap;
+  } else {
+    height = Math.max(...layers.map((layer) => layer.length)) * (high + rowGap) - rowGap + 2;
+    used = layers.length * (box + gap) - gap + 2;
+    layers.forEach((layer, depth) => layer.forEach((stage, index) => {
+      at.set(stage.name, { x: 1 + depth * (box + gap), y: height / 2 + (index - (layer.length - 1) / 2) * (high + rowGap) - high / 2 });
+    }));
+  }
+  const picture = canvasOf(used, height);
   for (const stage of facts.stages) for (const needed of direct(stage)) {
     const from = at.get(needed), to = at.get(stage.name);
     const [x, y, u, v] = upright
@@ -109,13 +114,14 @@ function drawRecipe(place, width) {
   for (const stage of facts.stages) {
     const { x, y } = at.get(stage.name), colour = `var(${ENDINGS[stage.ending] ?? "--line"})`;
     const told = [stage.name, `${stage.ending}${stage.time && `, ${stage.time}`}`, stage.money, stage.error].filter(Boolean);
-    picture.append(tell(svg("g", {},
+    const [group, member] = stage.name.split("@"), ended = stage.ending === "finished" ? stage.time : stage.ending;
+    const lines = member ? [group, ended] : [ended, stage.money];
+    const drawn = svg("g", {},
       svg("rect", { x, y, width: box, height: high, rx: 10, fill: "var(--card)", stroke: "var(--line)" }),
       svg("rect", { x, y: y + 10, width: 4, height: high - 20, rx: 2, fill: colour }),
-      label(x + 12, y + 21, fitted(stage.name, box - 16), { "font-weight": 600 }),
-      label(x + 12, y + 39, fitted(stage.time ? `${stage.ending} · ${stage.time}` : stage.ending, box - 16, 6.4), { class: "faint" }),
-      label(x + 12, y + 56, fitted(stage.money, box - 16, 6.4), { class: "faint" }),
-    ), told.join("\n")));
+      label(x + 12, y + 21, fitted(member ?? group, box - 14, 7.2), { "font-weight": 600 }));
+    lines.forEach((line, index) => drawn.append(label(x + 12, y + 39 + 17 * index, fitted(line, box - 14, 6.5), { class: "faint" })));
+    picture.append(tell(drawn, told.join("\n")));
   }
   place.append(picture);
 }
@@ -127,6 +133,8 @@ function inOrder() { // of the recipe, not of the table
   return [...facts.models].sort((one, other) => (place.get(one.name) ?? 99) - (place.get(other.name) ?? 99));
 }
 
+const brief = (model) => model.name.split("/").at(-1); // a student by its own name
+
 function drawPasses(place, width) {
   const models = inOrder(), row = 30, left = Math.min(190, width * 0.36), right = 62, top = 4;
   const height = top + models.length * row + 24, picture = canvasOf(width, height);
@@ -136,14 +144,14 @@ function drawPasses(place, width) {
     picture.append(label(x(share), height - 5, `${100 * share} %`, { class: "faint", "text-anchor": "middle" }));
   }
   models.forEach((model, index) => {
-    const y = top + index * row + row / 2, final = model.name === facts.models[0].name;
+    const y = top + index * row + row / 2, final = model.name === facts.final;
     const colour = final ? "var(--accent)" : "var(--c7)";
     const told = model.low === null ? "" : `\n95 %: ${percent(model.low)} to ${percent(model.high)}`;
     const drawn = svg("g", {}, svg("rect", { x: left, y: y - 8, width: Math.max(1, x(model.pass_at_1) - left), height: 16, rx: 4, fill: colour, opacity: final ? 0.9 : 0.55 }));
     if (model.low !== null) {
       drawn.append(svg("path", { d: `M${x(model.low)},${y}H${x(model.high)}M${x(model.low)},${y - 5}v10M${x(model.high)},${y - 5}v10`, stroke: "var(--ink)", "stroke-width": 1.5, fill: "none" }));
     }
-    drawn.append(label(left - 10, y + 4, fitted(model.name, left - 10), { "text-anchor": "end", "font-weight": final ? 700 : 400 }));
+    drawn.append(label(left - 10, y + 4, fitted(brief(model), left - 10), { "text-anchor": "end", "font-weight": final ? 700 : 400 }));
     drawn.append(label(x(model.high ?? model.pass_at_1) + 8, y + 4, percent(model.pass_at_1), { "font-weight": 600 }));
     picture.append(tell(drawn, `${model.name}\npass@1 ${percent(model.pass_at_1)}${told}`));
   });
@@ -158,8 +166,9 @@ function drawPareto(place, width) {
   const spread = Math.max(most - least, 0.3), from = least - 0.18 * spread, to = most + 0.3 * spread;
   const roof = Math.min(1, Math.max(...models.map((model) => model.high ?? model.pass_at_1)) + 0.06);
   const x = (value) => left + (Math.log10(value) - from) / (to - from) * (width - left - right);
-  const y = (share) => height - bottom - share / roof * (height - top - bottom);
-  for (const share of ticks(0, roof, 5)) {
+  const floor = Math.max(0, Math.min(...models.map((model) => model.low ?? model.pass_at_1)) - 0.06);
+  const y = (share) => height - bottom - (share - floor) / (roof - floor) * (height - top - bottom);
+  for (const share of ticks(floor, roof, 5)) {
     picture.append(svg("line", { x1: left, x2: width - right, y1: y(share), y2: y(share), class: "axis" }));
     picture.append(label(left - 8, y(share) + 4, `${Math.round(100 * share)} %`, { class: "faint", "text-anchor": "end" }));
   }
@@ -173,19 +182,23 @@ function drawPareto(place, width) {
   const front = models.filter((model) => !models.some((other) => other !== model && other[key] <= model[key] && other.pass_at_1 >= model.pass_at_1 && (other[key] < model[key] || other.pass_at_1 > model.pass_at_1)));
   front.sort((one, other) => one[key] - other[key]);
   if (front.length > 1) picture.append(svg("path", { d: front.map((model, index) => `${index ? "L" : "M"}${x(model[key])},${y(model.pass_at_1)}`).join(""), fill: "none", stroke: "var(--accent)", "stroke-width": 1.5, "stroke-dasharray": "5 4" }));
-  const taken = [];
-  for (const model of models) {
-    const at = [x(model[key]), y(model.pass_at_1)], best = front.includes(model);
-    const drawn = svg("g", {});
-    if (model.low !== null) drawn.append(svg("line", { x1: at[0], x2: at[0], y1: y(model.low), y2: y(model.high), stroke: "var(--dim)", "stroke-width": 1.2 }));
-    drawn.append(svg("circle", { cx: at[0], cy: at[1], r: 6, fill: best ? "var(--accent)" : "var(--card)", stroke: "var(--accent)", "stroke-width": 2 }));
-    const long = model.name.length * 6.8, turned = at[0] + 12 + long > width;
-    let height2 = at[1] + 4;
-    while (taken.some(([other, mine, size]) => Math.abs(other - height2) < 13 && mine < (turned ? at[0] : at[0] + 12 + long) && (turned ? at[0] - long - 12 : at[0]) < mine + size)) height2 += 13;
-    taken.push([height2, turned ? at[0] - long - 12 : at[0] + 12, long]);
-    drawn.append(label(at[0] + (turned ? -11 : 11), height2, model.name, { "text-anchor": turned ? "end" : "start" }));
+  const points = models.map((model) => [x(model[key]), y(model.pass_at_1)]);
+  const taken = points.map(([across, down]) => [across - 8, down - 8, across + 8, down + 8]);
+  models.forEach((model, index) => {
+    const [across, down] = points[index], best = front.includes(model), drawn = svg("g", {});
+    if (model.low !== null) drawn.append(svg("line", { x1: across, x2: across, y1: y(model.low), y2: y(model.high), stroke: "var(--dim)", "stroke-width": 1.2 }));
+    drawn.append(svg("circle", { cx: across, cy: down, r: 6, fill: best ? "var(--accent)" : "var(--card)", stroke: "var(--accent)", "stroke-width": 2 }));
+    const name = brief(model), long = name.length * 6.9;
+    for (const [right, below] of [[10, 4], [-10 - long, 4], [10, 19], [10, -11], [-10 - long, 19], [-10 - long, -11]]) {
+      const room = [across + right, down + below - 11, across + right + long, down + below + 3];
+      const free = room[0] >= left && room[2] <= width && room[1] >= 0 && room[3] <= height - bottom && !taken.some((other) => room[0] < other[2] && other[0] < room[2] && room[1] < other[3] && other[1] < room[3]);
+      if (!free) continue; // where no place is free, the name shows at a touch
+      taken.push(room);
+      drawn.append(label(room[0], down + below, name));
+      break;
+    }
     picture.append(tell(drawn, `${model.name}\npass@1 ${percent(model.pass_at_1)}\n${short(model[key])} ${unit}`));
-  }
+  });
   place.append(picture);
 }
 

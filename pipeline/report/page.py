@@ -23,7 +23,7 @@ from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 from pipeline.report.curves import FIRST, read_curves
 from pipeline.report.experts import expert_map
-from pipeline.report.models import Model, evaluated, funnel
+from pipeline.report.models import Model, evaluated, final, funnel
 from pipeline.report.project import Stage, commit, lineage, read_project
 from pipeline.report.samples import read_samples
 
@@ -40,6 +40,7 @@ def write_report(root: Path) -> Path:
     params = load_params(root / PARAMS_FILE)
     stages = read_project(root)
     models = evaluated(stages)
+    last = final(models)
     facts: dict[str, Any] = {
         "metrics": {stage.name: stage.metrics for stage in stages if stage.metrics},
         "stages": [_stage(stage) for stage in stages],
@@ -48,7 +49,8 @@ def write_report(root: Path) -> Path:
         "curves": read_curves(params.tracking, root, stages),
         "first": list(FIRST),
         "funnel": funnel(stages),
-        "experts": expert_map(root, models[0].name) if models else None,
+        "final": last.name if last else None,
+        "experts": expert_map(root, last.name) if last else None,
         "samples": read_samples(root),
     }
     page = render(
@@ -57,6 +59,7 @@ def write_report(root: Path) -> Path:
         written=datetime.now(UTC),
         commit=commit(root),
         models=models,
+        final=last,
         stages=stages,
         lineage=lineage(root, stages),
         params=(root / PARAMS_FILE).read_text(encoding="utf-8"),
@@ -92,6 +95,7 @@ def render(facts: dict[str, Any], *, models: Sequence[Model], stages: Sequence[S
         stages=stages,
         costs=[(stage, cost_cells(stage.cost)) for stage in stages if stage.cost],
         total=_total(stages),
+        others=list(dict.fromkeys(name for model in models for name in model.others)),
         tasks=sorted({task for model in models for task in model.tasks}),
         **given,
     )

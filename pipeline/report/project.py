@@ -1,6 +1,6 @@
 """The stages of a project with what has become of them, and where data and models come from."""
 
-import re
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cost import Cost, read_cost
-from pipeline.job import DAG_FILE, PARAMS_FILE, read_yaml
-from pipeline.report.files import read_metrics
+from pipeline.job import artifacts, read_stages, read_yaml
 from pipeline.state import State, ending, read_state
 
 LOCK_FILE = "dvc.lock"
@@ -41,7 +40,7 @@ class Stage:
 
 def read_project(root: Path) -> list[Stage]:
     """The stages, each after those that it needs and otherwise as dvc.yaml lists them."""
-    definitions = _definitions(root)
+    definitions = read_stages(root)
     writers = {out: name for name, definition in definitions.items() for out in _outs(definition)}
     needs = {
         name: tuple(dict.fromkeys(_writers(writers, definition.get("deps", []), name)))
@@ -63,7 +62,7 @@ def read_project(root: Path) -> list[Stage]:
             needs=needs[name],
             depth=depth(name),
             state=read_state(root, name),
-            metrics=read_metrics(root, name),
+            metrics=_metrics(root, name),
             cost=read_cost(root, name),
         )
         for name in sorted(listed, key=lambda name: (depth(name), listed.index(name)))
@@ -114,23 +113,10 @@ def commit(root: Path) -> str:
     return "" if head is None else head + ("+" if changed else "")
 
 
-def _definitions(root: Path) -> dict[str, Any]:
-    """Stage → its definition; a group (`foreach: ${section}`) as one stage for each key."""
-    params = read_yaml(root / PARAMS_FILE)
-    stages: dict[str, Any] = {}
-    for name, definition in read_yaml(root / DAG_FILE)["stages"].items():
-        if "foreach" not in definition:
-            stages[name] = definition
-            continue
-        members: Any = params
-        for part in re.sub(r"[${}]", "", definition["foreach"]).split("."):
-            members = members[part]
-        for member in members:
-            stages[f"{name}@{member}"] = {
-                kind: [entry.replace("${key}", str(member)) for entry in definition["do"].get(kind, [])]
-                for kind in ("deps", "outs", "metrics", "plots")
-            }
-    return stages
+def _metrics(root: Path, stage: str) -> dict[str, Any]:
+    """A stage's figures in their order; empty where there are none yet."""
+    path = artifacts(root, stage) / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _outs(definition: dict[str, Any]) -> list[str]:

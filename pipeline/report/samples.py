@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from pipeline import chat
-from pipeline.report.files import folder
+from pipeline.job import artifacts
 
 BYTES = 4_000_000  # of text on the page, about; a page of 50 MB opens nowhere
 COLUMNS = ("model", "problem_id", "task", "number", "completion", "tokens", "finished", "verdict")
@@ -17,7 +17,7 @@ def read_samples(root: Path, most: int = BYTES) -> dict[str, Any] | None:
 
     Every problem has `answers`: model → its samples as [thinking, answer, well formed, tokens, finished, verdict].
     """
-    path, problems = folder(root, "evaluation") / "samples.parquet", folder(root, "curation") / "problems.parquet"
+    path, problems = artifacts(root, "evaluation") / "samples.parquet", artifacts(root, "curation") / "problems.parquet"
     if not path.is_file() or not problems.is_file():
         return None
     samples = pl.read_parquet(path, columns=list(COLUMNS)).sort("problem_id", "number", maintain_order=True)

@@ -132,6 +132,25 @@ def _length_explosion(case: Case) -> tuple[Evidence, ...]:
     return (Evidence("truncated", values[-1], rule), *_beside(case, "length"))
 
 
+def _reward_hacking(case: Case) -> tuple[Evidence, ...]:
+    """The preference rises while what it should go with falls, both by more than chance in paired differences."""
+    told = case.told
+    since = told.get("monitor/since")
+    if since is None or told.get("monitor/preference_rise_low", 0.0) <= 0:
+        return ()
+    found = []
+    for name in ("accuracy", "agreement"):
+        key = f"max_{name}_fall"
+        bound, fall = getattr(case.options, key), told.get(f"monitor/{name}_fall", 0.0)
+        if fall > bound and told.get(f"monitor/{name}_fall_low", 0.0) > 0:
+            rule = f"fell by {fall:.3g} since step {since:.0f}, more than {key} {bound:g} and than chance"
+            found.append(Evidence(f"monitor/{name}", told.get(f"monitor/{name}", math.nan), rule))
+    if not found:
+        return ()
+    rule = f"rose by {told.get('monitor/preference_rise', math.nan):.3g} since then"
+    return (*found, Evidence("monitor/preference", told.get("monitor/preference", math.nan), rule))
+
+
 def _dead_reward(case: Case) -> tuple[Evidence, ...]:
     bound, values = case.options.min_reward, case.past.last("reward", case.options.dead_steps)
     if not values or max(values) > bound:
@@ -166,7 +185,19 @@ def _beside(case: Case, *names: str) -> tuple[Evidence, ...]:
     return tuple(Evidence(name, figures[name]) for name in names if name in figures)
 
 
-_WATCHED = ("reward", "no_spread", "right", "length", "truncated", "entropy", "kl", "gap_mean", *UPDATE)
+_HACKING = (
+    "monitor/preference_rise",
+    "monitor/preference_rise_low",
+    "monitor/accuracy_fall",
+    "monitor/accuracy_fall_low",
+    "monitor/agreement_fall",
+    "monitor/agreement_fall_low",
+    "monitor/accuracy",
+    "monitor/agreement",
+    "monitor/preference",
+    "monitor/since",
+)
+_WATCHED = ("reward", "no_spread", "right", "length", "truncated", "entropy", "kl", "gap_mean", *UPDATE, *_HACKING)
 
 CONDITIONS = (
     Condition(
@@ -228,6 +259,14 @@ CONDITIONS = (
         _length_explosion,
         Action.ROLL_BACK,
         "raise `max_new_tokens` or the weight of the reward for length, set `loss.normalisation: constant`",
+    ),
+    Condition(
+        "reward hacking",
+        ("monitor/accuracy_fall", "monitor/agreement_fall"),
+        _reward_hacking,
+        Action.STOP,
+        "shorten `preference.last`, lower `preference.weight`, raise `loss.kl_coefficient`; read "
+        "in the tables of samples what is rewarded, and bring pairs in which it is rejected",
     ),
     Condition(
         "dead reward",

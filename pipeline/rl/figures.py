@@ -11,18 +11,23 @@ TABLE_GROUPS = 4
 
 
 def rollout_figures(groups: Sequence[ScoredGroup], first: int) -> dict[str, float]:
-    """Means over all samples of a step; its first `first` groups are those of the first round."""
+    """Means over all samples of a step; its first `first` groups are those of the first round.
+
+    A part of the reward is a mean over the samples that have it, a verdict's share one over those that were verified.
+    """
     samples = [sample for group in groups for sample in group.samples()]
     completions = [completion for completion, _ in samples]
     scores = [score for _, score in samples]
+    verdicts = [score.verdict for score in scores if score.verdict is not None]
+    parts = dict.fromkeys(part for score in scores for part in score.parts)
 
     def share(verdict: str) -> float:
-        return _mean([score.verdict == verdict for score in scores])
+        return _mean([given == verdict for given in verdicts]) if verdicts else 0.0
 
     return {
         "reward": _mean([score.reward for score in scores]),
         "reward_std": _mean([float(group.rewards.std()) for group in groups]),
-        **{f"reward/{part}": _mean([score.parts[part] for score in scores]) for part in scores[0].parts},
+        **{f"reward/{part}": _mean([score.parts[part] for score in scores if part in score.parts]) for part in parts},
         "right": share("right"),
         "unparseable": share("unparseable"),
         "timed_out": share("timed out"),
@@ -40,7 +45,11 @@ def generated_tokens(groups: Sequence[ScoredGroup]) -> int:
 
 
 def sample_table(groups: Sequence[ScoredGroup]) -> list[Mapping[str, str | float]]:
-    """The first groups' samples, one a row."""
+    """The first groups' samples, one a row, of checkable problems and of general ones alike where there are both."""
+    general = [group for group in groups if group.question.problem.verifier == "none"]
+    checkable = [group for group in groups if group.question.problem.verifier != "none"]
+    shown = [*checkable[: TABLE_GROUPS - min(len(general), TABLE_GROUPS // 2)], *general][:TABLE_GROUPS]
+    parts = dict.fromkeys(part for group in shown for score in group.scores for part in score.parts)
     return [
         {
             "prompt": group.question.problem.prompt,
@@ -48,12 +57,12 @@ def sample_table(groups: Sequence[ScoredGroup]) -> list[Mapping[str, str | float
             "completion": completion.text,
             "verdict": score.verdict or "",
             "reward": score.reward,
-            **score.parts,
+            **{part: score.parts.get(part, "") for part in parts},
             "tokens": len(completion.tokens),
             "finish": completion.finish,
             "reason": score.reason,
         }
-        for group in groups[:TABLE_GROUPS]
+        for group in shown
         for completion, score in group.samples()
     ]
 

@@ -2,7 +2,7 @@
 
 Source: DeepSeekMath (arXiv 2402.03300, section 4) and DeepSeek-R1 (arXiv 2501.12948, section 2.2).
 A step is four calls: rollout, score, advantages, update (`Step.run`). Everything else here is what surrounds them:
-the order of the data, health, checkpoints.
+the order of the data, health, a monitor, checkpoints.
 All random numbers come from the seed, the place in the data and the step, so a run that is killed and resumed ends in
 the same bits as one that was not.
 """
@@ -10,12 +10,13 @@ the same bits as one that was not.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pipeline.errors import RunStoppedError
+from pipeline.errors import EXPECTED, RunStoppedError
 from pipeline.job import UNMETERED, Log, Meter, Table
 from pipeline.model.decoder import Decoder
 from pipeline.model.flops import arithmetic
@@ -26,7 +27,8 @@ from pipeline.rl.conditions import Action
 from pipeline.rl.figures import generated_tokens, rollout_figures, sample_table
 from pipeline.rl.health import Diagnosis, Health
 from pipeline.rl.learner import Learner
-from pipeline.rl.rollout import Generate, Questions, rollout
+from pipeline.rl.monitor import Monitor
+from pipeline.rl.rollout import Generate, Line, rollout
 from pipeline.rl.scoring import Judge, ScoredGroup, score
 from pipeline.rl.trajectories import Trajectory
 from pipeline.rl.work import step_work
@@ -55,7 +57,7 @@ class Outcome:
 class Step:
     """What a step is made of: who writes the completions, who judges them, who learns from them."""
 
-    questions: Questions
+    questions: Line
     generate: Generate
     judge: Judge
     learner: Learner
@@ -73,7 +75,7 @@ class Step:
         missing = options.prompts
         for _ in range(1 + options.resample_rounds):
             with clock("rollout_s"):
-                written = rollout(self.generate, self.questions.take(place, missing), place, options)
+                written = rollout(self.generate, self.questions.take(place, missing, number), place, options)
             with clock("score_s"):
                 groups += score(self.judge, written)
             place += missing
@@ -94,8 +96,7 @@ class Step:
         figures["trained_tokens_per_s"] = figures["trained_tokens"] / figures["update_s"]
         told = {name: value for name, value in figures.items() if name not in ("loss", "gradient_norm")}
         diagnoses.append(self.health.examine(number, told))
-        found = [diagnosis for diagnosis in diagnoses if diagnosis is not None]
-        worst = max(found, key=lambda diagnosis: SEVERITY[diagnosis.action], default=None)
+        worst = _worst([one for one in diagnoses if one is not None])
         return Outcome(figures, groups, place, worst, trajectories)
 
 
@@ -141,7 +142,7 @@ class Summary:
 
 def train(
     policy: Decoder,
-    questions: Questions,
+    questions: Line,
     options: GRPO,
     *,
     generate: Generate,
@@ -153,22 +154,32 @@ def train(
     table: Table,
     title: str,
     meter: Meter = UNMETERED,
+    monitor: Monitor | None = None,
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, and what `meter`
-    raises after a checkpoint.
+    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, or where a judge will
+    not go on (everything before the step that was to be judged is in a checkpoint then), and what `meter` raises after
+    a checkpoint.
     """
     learner = Learner(policy, options, seed)
     step = Step(questions, generate, judge, learner, health, options)
     flops = arithmetic(policy)
     checkpoints = Checkpoints(scratch)
-    summary = _resume(checkpoints, learner, health)
+    summary = _resume(checkpoints, learner, health, monitor)
     meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
-            outcome = step.run(summary.steps, summary.place)
+            if monitor is not None:
+                monitor.before(summary.steps)
+            try:
+                outcome = step.run(summary.steps, summary.place)
+            except EXPECTED:  # who judges will not go on; weights and health are as before the step
+                _save(checkpoints, learner, health, monitor, summary)
+                raise
             meter.count(step_work(flops, outcome.groups, outcome.trajectories, options))
+            if monitor is not None:
+                outcome = _seen(outcome, summary.steps, monitor, health)
             log(outcome.figures, summary.steps)
             if summary.steps % options.table_every == 0:
                 table("samples", summary.steps, sample_table(outcome.groups))
@@ -177,9 +188,20 @@ def train(
             if outcome.diagnosis is not None:
                 _act(outcome.diagnosis, checkpoints, learner, health)
             elif summary.steps % options.checkpoint_every == 0:
-                _save(checkpoints, learner, health, summary)
+                _save(checkpoints, learner, health, monitor, summary)
                 meter.keep(summary.steps, options.steps)
     return summary
+
+
+def _seen(outcome: Outcome, step: int, monitor: Monitor, health: Health) -> Outcome:
+    """The outcome with what the monitor saw after the step, and what health says to that."""
+    figures = monitor.after(step)
+    found = [one for one in (outcome.diagnosis, health.examine(step, figures)) if one is not None]
+    return replace(outcome, figures={**outcome.figures, **figures}, diagnosis=_worst(found))
+
+
+def _worst(found: Sequence[Diagnosis]) -> Diagnosis | None:
+    return max(found, key=lambda diagnosis: SEVERITY[diagnosis.action], default=None)
 
 
 def _act(diagnosis: Diagnosis, checkpoints: Checkpoints, learner: Learner, health: Health) -> None:
@@ -198,18 +220,24 @@ def _act(diagnosis: Diagnosis, checkpoints: Checkpoints, learner: Learner, healt
         health.roll_back(checkpoint.step - 1)
 
 
-def _resume(checkpoints: Checkpoints, learner: Learner, health: Health) -> Summary:
+def _resume(checkpoints: Checkpoints, learner: Learner, health: Health, monitor: Monitor | None) -> Summary:
     checkpoint = checkpoints.newest()
     if checkpoint is None:
-        _save(checkpoints, learner, health, Summary())  # to go back to
+        _save(checkpoints, learner, health, monitor, Summary())  # to go back to
         return Summary()
     learner.load_state(checkpoint.state)
     health.restore(checkpoint.progress["health"])
+    if monitor is not None:
+        monitor.restore(checkpoint.progress["monitor"])
     return Summary(**checkpoint.progress["summary"])
 
 
-def _save(checkpoints: Checkpoints, learner: Learner, health: Health, summary: Summary) -> None:
-    progress = {"summary": asdict(summary), "health": health.state()}
+def _save(
+    checkpoints: Checkpoints, learner: Learner, health: Health, monitor: Monitor | None, summary: Summary
+) -> None:
+    progress: dict[str, Any] = {"summary": asdict(summary), "health": health.state()}
+    if monitor is not None:
+        progress["monitor"] = monitor.state()
     checkpoints.save(Checkpoint(summary.steps, progress, learner.state()))
 
 

@@ -7,6 +7,7 @@ question, so where a run stands in its data is one number, and data once seen ar
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -40,6 +41,19 @@ class Group:
     completions: tuple[Completion, ...]
 
 
+class Line(Protocol):
+    """Where questions come from."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        ...
+
+    def take(self, place: int, count: int, step: int) -> list[Question]:
+        """The `count` questions from `place` on, as they are asked in `step`."""
+        ...
+
+
 class Questions:
     """The endless line of questions: a function of (questions, seed) alone."""
 
@@ -55,8 +69,8 @@ class Questions:
         """Tokens of the longest prompt."""
         return max(len(question.prompt) for question in self._questions)
 
-    def take(self, place: int, count: int) -> list[Question]:
-        """The `count` questions from `place` on."""
+    def take(self, place: int, count: int, step: int = 0) -> list[Question]:
+        """The `count` questions from `place` on, the same in any step."""
         return [self[place + offset] for offset in range(count)]
 
     def __getitem__(self, place: int) -> Question:
@@ -69,7 +83,15 @@ class Questions:
 
 def checkable_questions(tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame) -> list[Question]:
     """The train split's problems that a verifier can check, from a table of `Problem`s, in its order."""
-    chosen = problems.filter((pl.col("split") == "train") & (pl.col("verifier") != "none"))
+    return _questions(tokenizer, problems.filter((pl.col("split") == "train") & (pl.col("verifier") != "none")))
+
+
+def general_questions(tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame) -> list[Question]:
+    """The train split's problems that have no right answer, from a table of `Problem`s, in its order."""
+    return _questions(tokenizer, problems.filter((pl.col("split") == "train") & (pl.col("verifier") == "none")))
+
+
+def _questions(tokenizer: PreTrainedTokenizerFast, chosen: pl.DataFrame) -> list[Question]:
     bos = tokenizer.bos_token or ""
     texts = [chat.render_prompt(prompt, bos=bos) for prompt in chosen["prompt"]]
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -97,7 +119,7 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
 
 
 def rollout_engine(
-    policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Questions, options: GRPO, seed: int
+    policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Line, options: GRPO, seed: int
 ) -> Generate:
     """An engine over the policy's own weights, with room for these questions. It is kept from step to step.
 

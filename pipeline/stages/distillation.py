@@ -24,7 +24,7 @@ from pipeline.training.pretraining import Start, obtain
 
 def run(params: Params, job: Job) -> dict[str, float]:
     student = params.distillation.students[job.member]
-    teacher = job.input("reasoning_rl", "model")
+    teacher = job.input("general_rl", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
     start = obtain(
@@ -36,7 +36,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         ),
         scratch=job.scratch / "base",
         log=_prefixed(job.log, "base"),
-        meter=job.meter,
+        meter=job.meter.part("base"),
         title=f"{job.stage}: pre-training",
     )
     examples = worked_examples(start.tokenizer, problems, traces)
@@ -77,7 +77,7 @@ def _on_policy(
         seed=seed,
         scratch=job.scratch / "on_policy",
         log=_prefixed(job.log, "on_policy"),
-        meter=job.meter,
+        meter=job.meter.part("on_policy"),
         title=f"{job.stage}: on policy",
     )
     return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}

@@ -9,19 +9,20 @@ the same bits as one that was not.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.attention import PackedSequences
-from pipeline.model.decoder import Decoder
+from pipeline.model.decoder import Decoder, Output
 from pipeline.model.experts import balance_loss, expert_load
 from pipeline.model.flops import arithmetic
-from pipeline.params import Training
+from pipeline.params import Optimisation, Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
@@ -37,9 +38,16 @@ SMOOTHING = 0.95
 class Terms:
     """What one micro-batch says."""
 
-    cross_entropy: Tensor  # scalar, nats: sum over the predictions that count
+    loss: Tensor  # scalar: sum over what counts
     balance: Tensor  # scalar: sequence-wise balance loss, mean over sequences, sum over layers; 0 in a dense model
     load: Tensor | None  # (layers, E) int64: tokens per expert; None in a dense model
+
+    @classmethod
+    def of(cls, loss: Tensor, output: Output, lengths: Sequence[int]) -> "Terms":
+        """A loss of a decoder's output on sequences of these lengths."""
+        if not output.routing:
+            return cls(loss, torch.zeros_like(loss), None)
+        return cls(loss, balance_loss(output.routing, lengths), expert_load(output.routing))
 
 
 class Objective(nn.Module):
@@ -52,22 +60,26 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Terms:
         output = self.decoder(batch.tokens, batch.positions, PackedSequences(batch.lengths))
         nats = cross_entropy(output.hidden, self.decoder.unembedding, batch.predictors, batch.targets)
-        if not output.routing:
-            return Terms(nats, torch.zeros_like(nats), None)
-        return Terms(nats, balance_loss(output.routing, batch.lengths), expert_load(output.routing))
+        return Terms.of(nats, output, batch.lengths)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What one step did."""
+class Update:
+    """What one update of the weights did."""
 
-    loss: float  # nats per counted prediction
+    loss: float  # nats, mean over what counts
     balance_loss: float  # mean over sequences, sum over layers, without its factor
     imbalance: (
         float  # busiest expert's load over the mean load, mean over layers; 1 is even, 0 stands for a dense model
     )
     gradient_norm: float  # before clipping
     learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures(Update):
+    """What one step of the supervised training did."""
+
     tokens: int  # put in
     predictions: int  # that counted
 
@@ -80,6 +92,19 @@ class Summary:
     tokens: int = 0
     loss: float = 0.0  # running mean, nats per counted prediction
     imbalance: float = 0.0  # of the last step
+
+
+class Trained(Protocol):
+    """What the loop has to know of a step's figures, a dataclass; all of them are logged."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def imbalance(self) -> float: ...
+    @property
+    def tokens(self) -> int: ...
 
 
 def train(
@@ -99,53 +124,104 @@ def train(
     Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
     the gradient is no longer finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
-    model.train()
     engine: Engine = TorchEngine(Objective(model), options)
     steps = Steps(examples, options.tokens_per_step, seed)
+    flops = arithmetic(model)
+
+    def take(step: int) -> tuple[Figures, int]:
+        chosen = steps[step]
+        figures = train_step(engine, model, chosen, options, step)
+        return figures, flops.training([len(example) for example in chosen], figures.predictions)
+
+    model.train()
+    summary = run_steps(
+        engine,
+        take,
+        options,
+        scratch=scratch,
+        log=log,
+        meter=meter,
+        title=title,
+    )
+    model.eval()
+    return summary
+
+
+def run_steps(
+    engine: Engine,
+    take: Callable[[int], tuple[Trained, int]],
+    options: Optimisation,
+    *,
+    scratch: Path,
+    log: Log,
+    meter: Meter,
+    title: str,
+) -> Summary:
+    """`take` every step by its number, counted from 0; what it needs is in `engine` or a function of the number.
+
+    It returns the step's figures and its floating-point operations. Resumes from the newest whole checkpoint under
+    `scratch`, which must be this work's own.
+    """
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, engine)
-    flops = arithmetic(model)
     meter.resume(summary.steps, until_checkpoint(options, summary.steps))
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         for step in range(summary.steps, options.steps):
             start = time.perf_counter()
-            chosen = steps[step]
-            figures = train_step(engine, model, chosen, options, step)
+            figures, computed = take(step)
             seconds = time.perf_counter() - start
             summary = _advance(summary, figures)
-            computed = flops.training([len(example) for example in chosen], figures.predictions)
             meter.count(Work(trained_tokens=figures.tokens, flops=computed))
             log({**asdict(figures), "tokens_per_s": figures.tokens / seconds}, summary.steps)
             progress.advance(1, f"loss {summary.loss:.3f} {figures.tokens / seconds:,.0f} tokens/s")
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
                 meter.keep(summary.steps, options.steps)
-    model.eval()
     return summary
 
 
 def train_step(engine: Engine, model: Decoder, examples: Sequence[Example], options: Training, step: int) -> Figures:
     """One update of `model`, which `engine` runs, on the examples of step number `step`, counted from 0."""
-    device = model.unembedding.device
     predictions = sum(int(example.counts[1:].sum()) for example in examples)
+    done = update(engine, model, micro_batches(examples, options.micro_batch_tokens), predictions, options, step)
+    return Figures(**asdict(done), tokens=sum(len(example) for example in examples), predictions=predictions)
+
+
+class Packed(Protocol):
+    """A micro-batch: sequences laid end to end, which goes through the engine's module as it is."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]: ...
+    def to(self, device: torch.device) -> Self: ...
+
+
+def update(
+    engine: Engine, model: Decoder, batches: Iterable[Packed], counted: int, options: Optimisation, step: int
+) -> Update:
+    """One update of `model`, which the engine's module maps a micro-batch to `Terms` with.
+
+    The loss is the sum over all micro-batches divided by `counted`, the number of what counts in the whole step.
+    Raises FloatingPointError where the loss or the gradient is not finite; the weights are as before then.
+    """
+    device = model.unembedding.device
+    parts = list(batches)
+    sequences = sum(len(part.lengths) for part in parts)
     terms: list[Terms] = []
-    for batch in micro_batches(examples, options.micro_batch_tokens):
+    for batch in parts:
         part: Terms = engine(batch.to(device))
-        balance = part.balance * (len(batch.lengths) / len(examples))
-        engine.backward(part.cross_entropy / predictions + options.balance_loss * balance)
-        terms.append(Terms(part.cross_entropy.detach(), balance.detach(), part.load))
+        balance = part.balance * (len(batch.lengths) / sequences)
+        engine.backward(part.loss / counted + options.balance_loss * balance)
+        terms.append(Terms(part.loss.detach(), balance.detach(), part.load))
     rate = learning_rate(options, step)
     norm = engine.step(rate)
     loads = [part.load for part in terms if part.load is not None]
     load = torch.stack(loads).sum(0) if loads else None
-    figures = Figures(
-        loss=torch.stack([part.cross_entropy for part in terms]).sum().item() / predictions,
+    figures = Update(
+        loss=torch.stack([part.loss for part in terms]).sum().item() / counted,
         balance_loss=torch.stack([part.balance for part in terms]).sum().item(),
         imbalance=0.0 if load is None else (load.amax(1) / load.float().mean(1)).mean().item(),
         gradient_norm=norm,
         learning_rate=rate,
-        tokens=sum(len(example) for example in examples),
-        predictions=predictions,
     )
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(getattr(figures, name)):
@@ -163,7 +239,7 @@ def _resume(checkpoints: Checkpoints, engine: Engine) -> Summary:
     return Summary(**checkpoint.progress)
 
 
-def _advance(before: Summary, figures: Figures) -> Summary:
+def _advance(before: Summary, figures: Trained) -> Summary:
     smoothed = SMOOTHING * before.loss + (1 - SMOOTHING) * figures.loss
     return Summary(
         steps=before.steps + 1,

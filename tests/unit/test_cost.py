@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cost import Account, Cost, costs, read_cost
 from pipeline.errors import BudgetExceededError
-from pipeline.job import Work
+from pipeline.job import Meter, Work
 from pipeline.model.checkpoint import disk_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -52,7 +52,7 @@ def account(root: Path, options: Machine, stage: str = "base") -> Account:
     return Account(root, stage, "k", options)
 
 
-def fit(meter: Account, scratch: Path, dies_at: int | None = None, options: Training = OPTIONS) -> Decoder:
+def fit(meter: Meter, scratch: Path, dies_at: int | None = None, options: Training = OPTIONS) -> Decoder:
     """A training of 10 steps with checkpoints after 3, 6 and 9."""
     model = Decoder(ModelConfig.from_hf(MODEL))
     model.init_weights(0)
@@ -107,6 +107,22 @@ def test_a_killed_and_resumed_run_counts_its_tokens_once(tmp_path: Path) -> None
     assert cost.work == whole
     assert cost.seconds >= at_checkpoint.seconds
     assert cost.attempts == 2
+
+
+def test_loops_of_one_stage_are_kept_apart(tmp_path: Path) -> None:
+    undisturbed = account(tmp_path, machine(), "whole")
+    fit(undisturbed.part("base"), tmp_path / "whole" / "base")
+    fit(undisturbed, tmp_path / "whole" / "train")
+    whole = undisturbed.close().work
+
+    killed = account(tmp_path, machine())
+    fit(killed.part("base"), tmp_path / "base")
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, tmp_path / "train", dies_at=8)
+    resumed = account(tmp_path, machine())
+    fit(resumed.part("base"), tmp_path / "base")  # goes on from its last checkpoint
+    fit(resumed, tmp_path / "train")
+    assert resumed.close().work == whole
 
 
 def test_a_stopped_run_counts_its_tokens_once_and_its_time_twice(tmp_path: Path, clock: Clock) -> None:

@@ -73,6 +73,8 @@ def evaluation_figures() -> dict[str, float]:
     for model, share in MODELS.items():
         for key, value in ((f"{model}.pass_at_1", share), (f"{model}.sum.pass_at_1", share / 2)):
             figures |= {key: value, f"{key}_low": value - 0.03125, f"{key}_high": value + 0.0312}
+    figures |= {"general_rl.over_base": 0.4725, "general_rl.over_base_low": 0.25, "general_rl.over_base_high": 0.625}
+    figures |= {"general_rl.over_base_p": 0.0001, "base.cons_at_4": 0.125, "general_rl.tokens": 41.25}
     return figures | {"problems": 40, "odd": float("nan")}
 
 

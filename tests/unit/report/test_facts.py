@@ -7,7 +7,7 @@ import pytest
 from pipeline.params import Tracking
 from pipeline.report import curves
 from pipeline.report.curves import read_curves, thinned
-from pipeline.report.models import evaluated, funnel
+from pipeline.report.models import evaluated, final, funnel
 from pipeline.report.project import lineage, parents, read_project
 from pipeline.report.samples import read_samples
 from pipeline.tracking import Recorded
@@ -46,6 +46,16 @@ def test_gains_and_costs_of_models(project: Path) -> None:
     assert models["distillation/small"].money_per_point is None
     assert models["base"].parent is None
     assert final.tasks == {"sum": "general_rl.sum.pass_at_1"}
+
+
+def test_the_final_model_is_no_student(project: Path) -> None:
+    models = evaluated(read_project(project))
+    assert final(models) is models[0]
+    last, students = final(models[1:]), [model for model in models if "/" in model.name]
+    assert last is not None
+    assert last.name == "cold_start"
+    assert final(students) is students[0]
+    assert final([]) is None
 
 
 def test_costs_that_are_not_known_are_not_made_up(project: Path) -> None:

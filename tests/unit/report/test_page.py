@@ -79,6 +79,15 @@ def test_models_are_those_of_the_figures_with_their_bounds(project: Path) -> Non
             assert figures.percent(metrics[key]) in page.shown[f"evaluation/{key}"]
 
 
+def test_comparisons_and_other_figures_are_there(project: Path) -> None:
+    page = Page(write_report(project))
+    assert page.shown["evaluation/general_rl.over_base"] == [figures.percent(0.4725), "0.4725"]
+    assert page.text.count("One against the other") == 1
+    assert "cons@4" in page.text
+    [base] = [model for model in page.facts["models"] if model["name"] == "base"]
+    assert (base["others"], base["against"]) == ({"cons_at_4": "base.cons_at_4"}, {})
+
+
 def test_texts_of_models_and_data_stay_texts(project: Path) -> None:
     page = Page(write_report(project))
     assert (page.tags.count("script"), page.tags.count("img")) == (2, 0)

@@ -16,6 +16,8 @@ SECTIONS: dict[str, Any] = {
     "reasoning_rl": {"train": GRPO},
     "rejection_sampling": {"problems": 1, "samples": 1},
     "general_sft": {"train": TRAINING},
+    "preference": {"train": {"steps": 1, "pairs_per_step": 2, "learning_rate": 1e-3}},
+    "general_rl": {"train": {**GRPO, "prompts": 2}},
     "distillation": {"students": {"little": {"base": BASE, "train": TRAINING}}},
     "evaluation": {"problems": 1, "samples": 1},
 }

@@ -1,0 +1,128 @@
+"""Training a reward model on pairs: Bradley–Terry (1952), as in Ouyang et al. 2022, section 3.5.
+
+loss = −mean log σ(score of the chosen answer − score of the rejected one) over all pairs of a step, however the step is
+cut into micro-batches. Nothing is added to it unless `balance_loss` is set.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.job import UNMETERED, Log, Meter
+from pipeline.model.flops import arithmetic
+from pipeline.model.reward import RewardModel
+from pipeline.params import PairTraining
+from pipeline.preference.pairs import BalancedPairs, Pair
+from pipeline.training.batches import runs
+from pipeline.training.engine import Engine, TorchEngine
+from pipeline.training.loop import Summary, Terms, Update, run_steps, update
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairBatch:
+    """Pairs as one flat run of T tokens; a pair's chosen text stands before its rejected one."""
+
+    tokens: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64: place inside the own text, from 0
+    lengths: tuple[int, ...]  # of the texts, two for each pair
+
+    def to(self, device: torch.device) -> "PairBatch":
+        return PairBatch(self.tokens.to(device), self.positions.to(device), self.lengths)
+
+
+def pack_pairs(pairs: Sequence[Pair]) -> PairBatch:
+    """Lay pairs end to end."""
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    return PairBatch(
+        tokens=torch.from_numpy(np.concatenate(texts)),
+        positions=torch.cat([torch.arange(len(text)) for text in texts]),
+        lengths=tuple(len(text) for text in texts),
+    )
+
+
+class PairObjective(nn.Module):
+    """The forward pass from tokens to loss as one module, as `Engine` asks."""
+
+    def __init__(self, reward: RewardModel) -> None:
+        super().__init__()
+        self.reward = reward
+
+    def forward(self, batch: PairBatch) -> Terms:
+        scores, output = self.reward(batch.tokens, batch.positions, batch.lengths)
+        return Terms.of(bradley_terry(scores[::2], scores[1::2]), output, batch.lengths)
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Sum of −log σ(chosen − rejected) over scores (P,), a scalar in nats: P · log 2 where nothing is told apart."""
+    return -F.logsigmoid(chosen - rejected).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class PairFigures(Update):
+    """What one step did; its loss is nats per pair."""
+
+    tokens: int
+    pairs: int
+    chosen_longer: float  # share of the pairs whose chosen answer is the longer one, half of those of equal length
+
+
+def train_reward(
+    model: RewardModel,
+    pairs: Sequence[Pair],
+    options: PairTraining,
+    *,
+    seed: int,
+    scratch: Path,
+    log: Log,
+    title: str,
+    meter: Meter = UNMETERED,
+) -> Summary:
+    """Train `model` in place, resuming from the newest whole checkpoint under `scratch`, which must be its own.
+
+    Afterwards its scale is that of its scores for the answers of `pairs`. Raises InputError where `pairs` cannot be
+    balanced by length.
+    """
+    engine: Engine = TorchEngine(PairObjective(model), options)
+    line = BalancedPairs(pairs, options.pairs_per_step, seed)
+    flops = arithmetic(model.decoder)
+
+    def take(step: int) -> tuple[PairFigures, int]:
+        chosen = line[step]
+        lengths = [len(text) for pair in chosen for text in (pair.chosen, pair.rejected)]
+        # Nothing is unembedded; the head's one row for each text is too little to count.
+        return train_step(engine, model, chosen, options, step), flops.training(lengths, predictions=0)
+
+    model.train()
+    summary = run_steps(
+        engine,
+        take,
+        options,
+        scratch=scratch,
+        log=log,
+        meter=meter,
+        title=title,
+    )
+    model.eval()
+    scores = model.raw_scores([text for pair in pairs for text in (pair.chosen, pair.rejected)]).double()
+    model.scale = type(model.scale)(model.scale.judges, scores.mean().item(), scores.std().item())
+    return summary
+
+
+def train_step(
+    engine: Engine, model: RewardModel, pairs: Sequence[Pair], options: PairTraining, step: int
+) -> PairFigures:
+    """One update of `model`, which `engine` runs, on the pairs of step number `step`, counted from 0."""
+    done = update(engine, model.decoder, _micro_batches(pairs, options.micro_batch_tokens), len(pairs), options, step)
+    kinds = np.sign([pair.longer for pair in pairs])
+    return PairFigures(
+        **asdict(done), tokens=sum(map(len, pairs)), pairs=len(pairs), chosen_longer=float((1 + kinds).mean() / 2)
+    )
+
+
+def _micro_batches(pairs: Sequence[Pair], tokens: int) -> Iterator[PairBatch]:
+    return map(pack_pairs, runs(pairs, tokens))
