@@ -16,6 +16,7 @@ from pipeline.model.tokenizer import save_tokenizer
 from pipeline.params import OnPolicy, Params
 from pipeline.records import Problem, Trace, read_table
 from pipeline.training.batches import Example
+from pipeline.training.curated import read_curated
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
 from pipeline.training.pretraining import Start, obtain
@@ -30,6 +31,9 @@ def run(params: Params, job: Job) -> dict[str, float]:
         student.base,
         seed=params.seed,
         held_out=params.held_out,
+        curated=lambda: read_curated(
+            job.input("curation", "problems.parquet"), job.input("curation", "traces.parquet")
+        ),
         scratch=job.scratch / "base",
         log=_prefixed(job.log, "base"),
         meter=job.meter.part("base"),
