@@ -80,6 +80,19 @@ def report() -> None:
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a file infra/profiles/studies/NAME.yaml.")],
+) -> None:
+    """Compare variants of the recipe: run what is missing of each, then put the same held-out problems to all."""
+    root = _root()
+    from flows.study import run_study
+    from pipeline.process import exit_on_signals
+
+    exit_on_signals()
+    raise typer.Exit(run_study(root, name))
+
+
+@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help='For instance "47+85=?".')],
     model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,
