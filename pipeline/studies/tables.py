@@ -1,12 +1,15 @@
 """The results of a study as a person reads them: one row for each arm, on the terminal and in results.md."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.figures import duration, money, percent, scaled
 
 UNKNOWN = "not known"
+ON_PAGE = ("p", "seeds", "tokens of an answer", "tokens", "operations")  # columns that the terminal has no room for
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, str]]:
@@ -15,7 +18,7 @@ def rows(results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Question, what was asked, the table; columns of it are explained below."""
+    """Question, what was asked, the table, and what its columns mean."""
     table = rows(results)
     lines = [
         f"# {results['study']}",
@@ -39,12 +42,13 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def terminal(results: dict[str, Any]) -> Table:
+    """The columns that fit; results.md has all."""
     table = Table(title=results["question"])
-    found = rows(results)
+    found = [{column: row[column] for column in row if column not in ON_PAGE} for row in rows(results)]
     for column in found[0]:
         table.add_column(column, overflow="fold")
     for row in found:
-        table.add_row(*row.values())
+        table.add_row(*(Text(text.replace(" [", "\n[").replace(" / ", "\n")) for text in row.values()))
     return table
 
 
@@ -58,7 +62,7 @@ def _row(arm: str, found: dict[str, Any], control: str) -> dict[str, str]:
         "p": "" if is_control else f"{pooled['p_value']:.2g}",
         "seeds": ", ".join(percent(one["pass_at_1"]) for one in seeds),
         "tokens of an answer": f"{pooled['tokens']:.1f}",
-        "activated of all parameters": f"{scaled(found['activated'])} of {scaled(found['total'])}",
+        "parameters, activated of all": f"{scaled(found['activated'])} of {scaled(found['total'])}",
         "time": _both(spent, lambda one: duration(one["seconds"])),
         "tokens": _both(spent, lambda one: scaled(one["trained_tokens"] + one["generated_tokens"])),
         "operations": _both(spent, lambda one: scaled(one["flops"])),
@@ -73,11 +77,11 @@ def _interval(figures: dict[str, float], name: str, *, signed: bool = False) -> 
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _both(spent: list[dict[str, Any]], text: Any) -> str:
+def _both(spent: list[dict[str, Any]], text: Callable[[dict[str, float]], str]) -> str:
     return " / ".join(_mean([one[part] for one in spent], text) for part in ("own", "way"))
 
 
-def _mean(parts: list[dict[str, float] | None], text: Any) -> str:
+def _mean(parts: list[dict[str, float] | None], text: Callable[[dict[str, float]], str]) -> str:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return UNKNOWN
