@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.job import at
+from pipeline.job import at, read_yaml
 from pipeline.studies.definition import (
     STUDIES,
     Study,
@@ -50,6 +50,15 @@ def test_every_shipped_study_is_valid_and_so_are_its_arms_params(name: str, tmp_
     for arm, definition in study.arms.items():
         write_yaml(arm_params(ROOT, name, study, arm, study.seeds[0]), tmp_path / "params.yaml")
         require_model(tmp_path, definition.model)
+
+
+def test_the_student_that_learns_by_reinforcement_is_the_one_that_is_distilled() -> None:
+    study = load_study(ROOT, "distilled_vs_rl")
+    _, student = study.arms["distilled"].model.split("@")
+    own = at(read_yaml(ROOT / "params.yaml"), f"distillation.students.{student}.base")
+    arms = [arm for arm in study.arms.values() if arm.model != study.arms["distilled"].model]
+    assert arms
+    assert all(arm.params["base"] == own for arm in arms)
 
 
 def test_there_are_shipped_studies() -> None:
