@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.params import Rewards, load_params
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").rglob("*.yaml"))]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").glob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
