@@ -198,7 +198,7 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(
 ) -> None:
     setattr(server, slow, 2.0 if slow == "wait_s" else 0.05)
     begun = time.monotonic()
-    with pytest.raises(InputError, match="no answer in 1 attempts, at last: (ReadTimeout|no whole answer within)"):
+    with pytest.raises(InputError, match=r"no answer in 1 attempts, at last: (ReadTimeout|no whole answer within)"):
         ask(timeout_s=0.3, retries=0).ask(questions("a"))
     assert time.monotonic() - begun < 1.5
 
@@ -230,9 +230,7 @@ def test_the_budget_of_calls_is_never_exceeded_and_survives_a_restart(
 
 
 @pytest.mark.parametrize("told", [40, None])
-def test_the_budget_of_tokens_is_never_exceeded(
-    told: int | None, server: Server, ask: Callable[..., Endpoint]
-) -> None:
+def test_the_budget_of_tokens_is_never_exceeded(told: int | None, server: Server, ask: Callable[..., Endpoint]) -> None:
     server.behave = lambda number, asked: chat("A", told)
     endpoint = ask(max_tokens=200)
     with pytest.raises(RunStoppedError, match="max_tokens: 200"):
