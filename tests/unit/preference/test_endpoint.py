@@ -230,9 +230,7 @@ def test_the_budget_of_calls_is_never_exceeded_and_survives_a_restart(
 
 
 @pytest.mark.parametrize("told", [40, None])
-def test_the_budget_of_tokens_is_never_exceeded(
-    told: int | None, server: Server, ask: Callable[..., Endpoint]
-) -> None:
+def test_the_budget_of_tokens_is_never_exceeded(told: int | None, server: Server, ask: Callable[..., Endpoint]) -> None:
     server.behave = lambda number, asked: chat("A", told)
     endpoint = ask(max_tokens=200)
     with pytest.raises(RunStoppedError, match="max_tokens: 200"):

@@ -242,7 +242,14 @@ def test_the_first_condition_of_the_order_is_the_one_that_is_named() -> None:
     last |= {"loss": math.nan, "kl": math.nan, "gradient_norm": 50.0}
     mended = {"loss": 0.0, "kl": 9.0, "gradient_norm": 0.4, "gap_mean": 0.0}
     named = [examine(series)[STEPS].condition]
-    for figure, value in [*mended.items(), ("kl", 0.0), ("entropy", 1.0), ("length", 30.0), ("truncated", 0.0), ("monitor/accuracy_fall", 0.0)]:
+    for figure, value in [
+        *mended.items(),
+        ("kl", 0.0),
+        ("entropy", 1.0),
+        ("length", 30.0),
+        ("truncated", 0.0),
+        ("monitor/accuracy_fall", 0.0),
+    ]:
         last[figure] = value
         named.append(examine(series)[STEPS].condition)
     last["reward"] = 0.5

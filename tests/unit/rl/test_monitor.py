@@ -62,7 +62,9 @@ def general(number: int) -> Question:
 class Run:
     """A run whose preference reward is `preference`, and what it logged."""
 
-    def __init__(self, folder: Path, preference: Worth, witness: Worth = meant, right: Worth = meant, **changes: object):
+    def __init__(
+        self, folder: Path, preference: Worth, witness: Worth = meant, right: Worth = meant, **changes: object
+    ):
         self.folder, self.preference, self.witness, self.right = folder, preference, witness, right
         settings = {"steps": 30, "prompts": 6, "group": 6, "learning_rate": 0.02, "checkpoint_every": 3} | changes
         self.options: GRPO = grpo({"kl_coefficient": 0.0}, **settings)
