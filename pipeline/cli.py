@@ -58,6 +58,19 @@ def run(
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a file infra/profiles/studies/NAME.yaml.")],
+) -> None:
+    """Compare variants of the recipe: run what is missing of each, then put the same held-out problems to all."""
+    root = _root()
+    from flows.study import run_study
+    from pipeline.process import exit_on_signals
+
+    exit_on_signals()
+    raise typer.Exit(run_study(root, name))
+
+
+@app.command()
 def status() -> None:
     """Show each stage: fresh or stale, its last attempt and figures."""
     from rich.console import Console

@@ -229,6 +229,11 @@ def read_cost(root: Path, stage: str) -> Cost | None:
     return None if state is None or not state.key else _read(_file(root, stage, state.key))
 
 
+def account(root: Path, stage: str, key: str) -> Cost | None:
+    """What the work of this key has cost, whatever the stage did afterwards; None where it did not run here."""
+    return _read(_file(root, stage, key))
+
+
 def costs(root: Path) -> dict[str, Cost]:
     """The accounts of all stages that have a folder, by name: also of one that dvc.yaml has lost."""
     stages = sorted(path.parent.name for path in (root / "runs").glob("*/state.json"))

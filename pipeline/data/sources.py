@@ -8,6 +8,7 @@ in a JSON object the last value counts, as in every common JSON reader.
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ _FOREIGN = {
     b"\xfe\xff": "UTF-16",
 }
 """How files start that are certainly not JSON lines."""
+
+DATA_VARIABLE = "R1FLOW_DATA"
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -62,6 +65,21 @@ def read(source: Source, *, seed: int, root: Path, downloads: Path, line_bytes: 
             yield from _rows(source.dataset, _hub(source, root))
         case GymSource():
             yield from _rows(source.dataset, _gym(source, seed))
+
+
+def data_root(root: Path) -> Path:
+    """Where relative paths of sources count from: the folder that R1FLOW_DATA names, else the project folder `root`.
+
+    Data lies elsewhere on every machine, and params are the same on all of them; the digests hold the content. Raises
+    InputError where the variable names no folder.
+    """
+    named = os.environ.get(DATA_VARIABLE)
+    if not named:
+        return root
+    folder = root / named
+    if not folder.is_dir():
+        raise InputError(f"{DATA_VARIABLE}: {named}: no such folder; relative paths of sources count from it")
+    return folder
 
 
 def used_columns(fields: FieldMap) -> list[str]:

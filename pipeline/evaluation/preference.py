@@ -4,14 +4,19 @@ Its score has no unit and no zero: only comparing two models' means on the same 
 won comparisons is easier to read, and one extreme score cannot carry it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.evaluation.intervals import Interval, mean_interval
+from pipeline.model.reward import load_reward
+from pipeline.model.tokenizer import load_tokenizer
+
+FOLDER = "artifacts/preference/model"
 
 
 class Scorer(Protocol):
@@ -34,6 +39,13 @@ class Preference:
         texts = list(zip(asked["prompt"], asked["completion"], strict=True))
         scored = asked.with_columns(preference=pl.Series(self.scorer.scores(self.tokenizer, texts), dtype=pl.Float64))
         return pl.concat([samples.filter(~general), scored])
+
+
+def find_preference(root: Path, dependencies: Iterable[str]) -> Preference | None:
+    """The preference model, where a stage's dependencies name it."""
+    if FOLDER not in dependencies:
+        return None
+    return Preference(load_reward(root / FOLDER), load_tokenizer(root / FOLDER))
 
 
 def mean_preference(samples: pl.DataFrame, model: str, seed: int) -> Interval | None:

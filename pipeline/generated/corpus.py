@@ -10,11 +10,11 @@ from itertools import islice
 
 from pipeline import chat
 from pipeline.generated.problems import items
-from pipeline.params import Corpus
+from pipeline.params import GeneratedCorpus
 from pipeline.records import is_held_out
 
 
-def documents(corpus: Corpus, seed: int, held_out: float) -> Iterator[str]:
+def documents(corpus: GeneratedCorpus, seed: int, held_out: float) -> Iterator[str]:
     """Yield `corpus.documents` conversations of one turn. No prompt of the evaluation split is among them."""
     rng = random.Random(f"corpus/style/{seed}")
     allowed = (

@@ -10,7 +10,7 @@ The engine reads the model's weights where they are, and derives nothing from th
 
 import reprlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,8 @@ from pipeline.generation.sampler import Options, sample
 from pipeline.generation.slots import Job, Slots
 from pipeline.generation.text import TextStream, decode
 from pipeline.model.cache import SlotCache
-from pipeline.model.decoder import Decoder, Output
+from pipeline.model.decoder import Decoder
+from pipeline.model.decoding import NativeDecoding
 
 PREFILL_TOKENS = 8192
 """Prompt tokens that one run takes on; bounds its memory. A longer prompt gets a run of its own."""
@@ -99,6 +100,7 @@ class Engine:
         self._slots = Slots(slots, max_length, experts)
         self._cache = SlotCache(config, slots, max_length, model.unembedding.dtype, self._device)
         self._graphs = DecodeGraphs(model, self._cache, slots) if self._device.type == "cuda" else None
+        self._native = NativeDecoding.of(model, self._cache)
         self._waiting: deque[Job] = deque()
         self._kept: dict[int, _Kept] = {}
         self._submitted = 0
@@ -187,6 +189,10 @@ class Engine:
             return self._model.unembedding.new_empty(0, self._model.config.vocab_size)
         slots, prompts = self._slots, [start.job.request.prompt for start in fresh]
         tokens, held = (torch.from_numpy(column[:decoding]) for column in (slots.last, slots.held))
+        if self._native is not None and not fresh:
+            logits, chosen = self._native.run(tokens, held)
+            self._record(chosen.unbind(), decoding, fresh)
+            return logits
         longest = int(held.max()) if decoding else 0
         if self._graphs is not None and not fresh:
             output = self._graphs.run(tokens, held, longest)
@@ -195,19 +201,19 @@ class Engine:
             rows = [(start.first, len(prompt)) for start, prompt in zip(fresh, prompts, strict=True)]
             positions = self._cache.begin(held.to(self._device), longest, rows)
             output = self._model(torch.cat((tokens, new)).to(self._device), positions, self._cache)
-        if slots.experts is not None:
-            self._record(output, decoding, fresh)
+        self._record([routing.experts for routing in output.routing], decoding, fresh)
         hidden = output.hidden
         if fresh:
             lengths = torch.tensor([1] * decoding + [len(prompt) for prompt in prompts])
             hidden = hidden[(lengths.cumsum(0) - 1).to(self._device)]  # of each sequence's last token
         return self._model.logits(hidden)
 
-    def _record(self, output: Output, decoding: int, fresh: list[_Start]) -> None:
-        """Note the experts that each token of the run chose."""
+    def _record(self, experts: Sequence[Tensor], decoding: int, fresh: list[_Start]) -> None:
+        """Note the experts (T, k) of each mixture layer that the run's tokens chose, if that is asked for."""
         slots = self._slots
-        assert slots.experts is not None
-        chosen = torch.stack([routing.experts for routing in output.routing], dim=1).to(torch.int16).cpu().numpy()
+        if slots.experts is None:
+            return
+        chosen = torch.stack(list(experts), dim=1).to(torch.int16).cpu().numpy()
         slots.experts[np.arange(decoding), slots.written[:decoding] - 1] = chosen[:decoding]
         at = decoding
         for start in fresh:
@@ -257,15 +263,16 @@ class Engine:
         ended = (tokens[:, None] == self._ends).any(1)
         over = slots.written[:live] == slots.limit[:live]
         stopped = np.zeros(live, dtype=np.bool_)
-        for row, stream in enumerate(slots.streams[:live]):
-            if stream is not None and not ended[row]:
+        streams = [(row, stream) for row, stream in enumerate(slots.streams[:live]) if stream is not None]
+        for row, stream in streams:
+            if not ended[row]:
                 stream.push(int(tokens[row]))
                 stopped[row] = stream.stopped
         finished = {}
         for row in np.flatnonzero(ended | over | stopped).tolist():
             finish: Finish = "end" if ended[row] else "stop" if stopped[row] else "length"
             finished[row] = self._completion(row, finish)
-        pieces = [self._piece(row, finished.get(row)) for row in range(live) if self._job(row).streamed]
+        pieces = [self._piece(row, finished.get(row)) for row, _ in streams if self._job(row).streamed]
         self._free(list(finished))
         return Step(list(finished.values()), pieces)
 

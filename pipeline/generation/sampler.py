@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pipeline.model import native
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,6 +35,12 @@ def sample(logits: Tensor, uniform: Tensor, options: Options, cut: bool) -> tupl
     `cut` says whether any sequence has a top-p, top-k or min-p; without, nothing has to be sorted. Also returns the
     tokens' log-probabilities (B,) float32 at the sampling temperature, before any cut.
     """
+    if not cut and native.usable(logits):
+        logits, tokens = logits.contiguous(), torch.empty(len(logits), dtype=torch.int64)
+        log_probabilities = torch.empty(len(logits))
+        given = (logits, uniform.contiguous(), options.temperature.contiguous())
+        native.call("draw", *logits.shape, *given, tokens, log_probabilities)
+        return tokens, log_probabilities
     greedy = options.temperature == 0
     temperature = torch.where(greedy, 1.0, options.temperature).float()
     log_probabilities = (logits.float() / temperature[:, None]).log_softmax(-1)

@@ -22,6 +22,9 @@ from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
 
+FEW = 16
+"""Rows up to which copying one after the other takes less time than gathering and scattering them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
@@ -62,10 +65,11 @@ class SlotCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(plane.nbytes for plane in self._planes)
+        return sum(plane.nbytes for plane in self.planes)
 
     @property
-    def _planes(self) -> tuple[Tensor, ...]:
+    def planes(self) -> tuple[Tensor, ...]:
+        """Keys and values, or latents alone: each (layers, S, G, L, width)."""
         return (self._keys,) if self._values is None else (self._keys, self._values)
 
     def begin(self, lengths: Tensor, longest: int, prompts: Sequence[tuple[int, int]] = ()) -> Tensor:
@@ -126,18 +130,23 @@ class SlotCache:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make rows `targets` copies of rows `sources`, in their first `length` tokens; no row is both."""
+        if len(targets) <= FEW:
+            for plane in self.planes:
+                for source, target in zip(sources, targets, strict=True):
+                    plane[:, target, :, :length] = plane[:, source, :, :length]
+            return
         device = self._keys.device
         from_rows, to_rows = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
-        for plane in self._planes:
+        for plane in self.planes:
             plane[:, to_rows, :, :length] = plane[:, from_rows, :, :length]
 
     def read(self, row: int, length: int) -> tuple[Tensor, ...]:
         """A copy of a row's first `length` tokens, for `write`."""
-        return tuple(plane[:, row, :, :length].clone() for plane in self._planes)
+        return tuple(plane[:, row, :, :length].clone() for plane in self.planes)
 
     def write(self, rows: slice, kept: tuple[Tensor, ...]) -> None:
         """Start each of `rows` with what `read` gave."""
-        for plane, part in zip(self._planes, kept, strict=True):
+        for plane, part in zip(self.planes, kept, strict=True):
             plane[:, rows, :, : part.shape[2]] = part[:, None]
 
 

@@ -61,7 +61,7 @@ class Embedding(nn.Embedding):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); the sum is part of either one's last product."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -83,12 +83,11 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, turns: Tensor, context: AttentionContext, replay: Tensor | None
     ) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn(self.input_layernorm(x), turns, context)
+        x = self.self_attn(self.input_layernorm(x), turns, context, residual=x)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MixtureOfExperts):
-            out, routing = self.mlp(normed, replay)
-            return x + out, routing
-        return x + self.mlp(normed), None
+            return self.mlp(normed, replay, residual=x)
+        return self.mlp(normed, residual=x), None
 
 
 class Decoder(nn.Module):

@@ -3,7 +3,7 @@
 Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows with padding.
 Different from the textbook, which loops over the experts: a few hundred small products would cost more in starting than
 in computing. Three ways, equal but for rounding:
-`_NativeExperts`, in float32 on a CPU, is one call of kernels.cpp for all of a layer's experts.
+`_NativeExperts`, in float32 on a CPU, is one call of cpp/experts.h for all of a layer's experts.
 `padded_experts` gives each expert's tokens a block of one of few heights (`ragged.layout`) and multiplies all blocks of
 a height in one batched product; its backward is written out, because each pass over the rows that autograd would add
 costs as much as a product. It copies the expert matrices, which is little where they are small.
@@ -22,32 +22,36 @@ from pipeline.model.kernels import plain_swiglu, swiglu_backward
 from pipeline.model.ragged import Layout, layout
 
 
-def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-    """Sum over a token's k experts of weight · down(silu(gate(x)) · up(x)).
+def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor, base: Tensor) -> Tensor:
+    """base + the sum over a token's k experts of weight · down(silu(gate(x)) · up(x)).
 
-    x (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
+    x and base (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if native.usable(x, gate_up, down, weights):
-        return _NativeExperts.apply(x, gate_up, down, weights, experts)
+    if native.usable(x, gate_up, down, weights, base):
+        return _NativeExperts.apply(x, gate_up, down, weights, experts, base)
     compute = grouped_experts if x.is_cuda else padded_experts
-    return compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
+    return base + compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
 
 
 class _NativeExperts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        x, weights, experts = x.contiguous(), weights.contiguous(), experts.contiguous()
+    def forward(
+        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor, base: Tensor
+    ) -> Tensor:
+        x, weights, experts, base = (part.contiguous() for part in (x, weights, experts, base))
         count, hidden, size = down.shape
         order, slots, starts = torch.empty_like(experts), torch.empty_like(experts), experts.new_empty(count + 2)
         native.call("experts_plan", experts.numel(), count, experts, order, slots, starts)
-        saved = x.new_empty(2 * size * int(starts[-1]))
+        learning = any(ctx.needs_input_grad)
+        saved = x.new_empty(2 * size * int(starts[-1])) if learning else None
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
         ctx.shape = (*experts.shape, hidden, size, count)
-        given = (x, gate_up, down, weights, order, slots, starts, saved)
-        native.call("experts", *ctx.shape, *given, rows, out)
-        ctx.save_for_backward(*given)
+        given = (x, gate_up, down, weights, order, slots, starts)
+        native.call("experts", *ctx.shape, *given, base, saved, rows, out)
+        if learning:
+            ctx.save_for_backward(*given, saved)
         return out
 
     @staticmethod
@@ -57,7 +61,7 @@ class _NativeExperts(torch.autograd.Function):
         gradients = [torch.empty_like(tensor) for tensor in given[:4]]  # of x, gate_up, down, weights
         rows = grad.new_empty(given[4].numel(), grad.shape[1])
         native.call("experts_backward", *ctx.shape, *given, rows, grad.contiguous(), *gradients)
-        return (*gradients, None)
+        return (*gradients, None, grad if ctx.needs_input_grad[5] else None)
 
 
 def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:

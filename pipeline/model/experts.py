@@ -20,7 +20,7 @@ from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
 
 MOST_EXPERTS = 1024
-"""That kernels.cpp chooses among."""
+"""That cpp/experts.h chooses among."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, size))
 
-    def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """x (T, D), experts and weights (T, k) -> sum over k of weight · expert(x), (T, D)."""
-        return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights)
+    def forward(self, x: Tensor, experts: Tensor, weights: Tensor, base: Tensor) -> Tensor:
+        """x and base (T, D), experts and weights (T, k) -> base + sum over k of weight · expert(x), (T, D)."""
+        return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights, base)
 
 
 class MixtureOfExperts(nn.Module):
@@ -109,12 +109,11 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(hidden_size, mixture)
         self.shared_experts = FeedForward(hidden_size, mixture.shared_size) if mixture.shared_size else None
 
-    def forward(self, x: Tensor, replay: Tensor | None) -> tuple[Tensor, Routing]:
+    def forward(self, x: Tensor, replay: Tensor | None, residual: Tensor) -> tuple[Tensor, Routing]:
+        """residual + shared expert(x) + the chosen experts' weighted sum, (T, D), and the choice."""
         routing = self.gate(x, replay)
-        out = self.experts(x, routing.experts, routing.weights)
-        if self.shared_experts is not None:
-            out = out + self.shared_experts(x)
-        return out, routing
+        base = residual if self.shared_experts is None else self.shared_experts(x, residual)
+        return self.experts(x, routing.experts, routing.weights, base), routing
 
 
 def expert_load(routing: Sequence[Routing]) -> Tensor:

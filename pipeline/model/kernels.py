@@ -1,7 +1,7 @@
 """Elementwise parts of the decoder, with a backward of their own where autograd makes too many passes over memory.
 
 At a few hundred hidden dimensions these passes, not the matrix products, are most of a step. In float32 on a CPU each
-is one pass of kernels.cpp; elsewhere the same by torch's operators.
+is one pass of cpp/dense.h; elsewhere the same by torch's operators.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from pipeline.model import native
 
 PARTIAL_ROWS = 256
-"""Rows that kernels.cpp sums at a time into the gradient of a norm's weight."""
+"""Rows that cpp/dense.h sums at a time into the gradient of a norm's weight."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

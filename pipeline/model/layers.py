@@ -25,8 +25,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         pass
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x · weightᵀ + bias + residual."""
+        return linear(x, self.weight, self.bias, residual)
 
 
 class RMSNorm(nn.Module):
@@ -42,15 +43,15 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """down(silu(gate(x)) · up(x)), (T, D) -> (T, D)."""
+    """residual + down(silu(gate(x)) · up(x)), (T, D) -> (T, D)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False) -> None:
         super().__init__()
         self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias)
         self.down_proj = Linear(intermediate_size, hidden_size, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_up_proj(x)))
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.down_proj(swiglu(self.gate_up_proj(x)), residual)
 
 
 class GroupedQueryAttention(nn.Module):
@@ -58,7 +59,7 @@ class GroupedQueryAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: GroupedAttention, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, attention.head_dim
+        self.layer, self.head_dim, self.scale = layer, attention.head_dim, attention.head_dim**-0.5
         hidden, heads = config.hidden_size, config.num_attention_heads
         self.q_proj = Linear(hidden, heads * self.head_dim, attention.qkv_bias)
         self.k_proj = Linear(hidden, attention.num_key_value_heads * self.head_dim, attention.qkv_bias)
@@ -67,12 +68,13 @@ class GroupedQueryAttention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if attention.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if attention.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext, residual: Tensor) -> Tensor:
+        """residual + attention(x), (T, D) -> (T, D)."""
         query = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)))  # (T, H, d)
         key = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)))  # (T, G, d)
         value = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (T, G, d)
         query, key = rotate(query, turns, interleaved=False), rotate(key, turns, interleaved=False)
-        return self.o_proj(context.attend(self.layer, query, key, value, self.head_dim**-0.5).flatten(1))
+        return self.o_proj(context.attend(self.layer, query, key, value, self.scale).flatten(1), residual)
 
 
 class MultiHeadLatentAttention(nn.Module):
@@ -96,15 +98,15 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_b_proj = Linear(attention.kv_lora_rank, expanded, bias=False)
         self.o_proj = Linear(self.heads * attention.v_head_dim, hidden, attention.bias)
 
-    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, context: AttentionContext, residual: Tensor) -> Tensor:
+        """residual + attention(x), (T, D) -> (T, D)."""
         shape = self.shape
         query = rotate(self._query(x).unflatten(-1, (self.heads, -1)), turns, shape.rope_interleave)  # (T, H, d)
         latent, rotary = self.kv_a_proj_with_mqa(x).split([shape.kv_lora_rank, shape.qk_rope_head_dim], dim=-1)
         rotary = rotate(rotary.unsqueeze(1), turns, shape.rope_interleave)  # (T, 1, R)
         latent = self.kv_a_layernorm(latent)  # (T, C)
-        return self.o_proj(
-            context.attend_latent(self.layer, query, latent, rotary, self.kv_b_proj, self.scale).flatten(1)
-        )
+        attended = context.attend_latent(self.layer, query, latent, rotary, self.kv_b_proj, self.scale)
+        return self.o_proj(attended.flatten(1), residual)
 
     def _query(self, x: Tensor) -> Tensor:
         if self.shape.q_lora_rank is None:

@@ -1,6 +1,6 @@
 """x · Wᵀ, the matrix product that dense layers are made of, and its backward.
 
-Different from the textbook: on a CPU, float32 products of more than a few rows go to kernels.cpp. torch hands them to a
+Different from the textbook: on a CPU, float32 products of more than a few rows go to cpp/dense.h. torch hands them to a
 library (MKL) that leaves half of what other makers' processors can do unused, and at a few hundred rows another half
 goes into starting and copying.
 """
@@ -21,14 +21,16 @@ LARGEST = 2**22
 """Numbers in a matrix of weights up to which it is turned around: as large a copy is kept for the next product."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear for x (T, D) and weight (O, D) -> (T, O)."""
-    given = (x, weight) if bias is None else (x, weight, bias)
-    if x.ndim == 2 and _gains(*given):
-        x, weight, bias = x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """residual + F.linear, which costs no pass of its own, for x (T, D), weight (O, D), residual (T, O) -> (T, O)."""
+    more = [part for part in (bias, residual) if part is not None]
+    if x.ndim == 2 and _gains(x, weight, *more):
+        x, weight = x.contiguous(), weight.contiguous()
+        bias, residual = (None if part is None else part.contiguous() for part in (bias, residual))
         # Without gradients there is nothing to record, and recording costs as much as a small product.
-        return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
-    return F.linear(x, weight, bias)
+        return (_Linear.apply if torch.is_grad_enabled() else _product)(x, weight, bias, residual)
+    out = F.linear(x, weight, bias)
+    return out if residual is None else residual + out
 
 
 def linear_gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,9 +46,9 @@ def _gains(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
     return len(x) >= SMALLEST and weight.numel() <= LARGEST and native.usable(x, weight, *others)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     out = x.new_empty(len(x), len(weight))
-    native.call("linear", *x.shape, len(weight), x, weight, bias, out)
+    native.call("linear", *x.shape, len(weight), x, weight, bias, residual, out)
     return out
 
 
@@ -57,16 +59,16 @@ def _gradients(x: Tensor, weight: Tensor, gradient: Tensor, x_grad: Tensor | Non
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return _product(x, weight, bias, residual)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad
         x_grad = torch.empty_like(x) if of_x else None
         weight_grad = torch.empty_like(weight) if of_weight else None
         _gradients(x, weight, gradient, x_grad, weight_grad)
-        return x_grad, weight_grad, gradient.sum(0) if of_bias else None
+        return x_grad, weight_grad, gradient.sum(0) if of_bias else None, gradient if of_residual else None

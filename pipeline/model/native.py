@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled for this machine's processor at first use and kept beside Python's own byte code.
+"""The kernels of cpp/, compiled for this machine's processor at first use and kept beside Python's own byte code.
 
 Without a C++ compiler, or on an accelerator, the decoder computes the same by torch's operators: on CPUs up to twice
 as slow, and one warning says so (`r1flow doctor` too).
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from pipeline.files import atomic_file
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).with_name("cpp")
+SOURCE = SOURCES / "kernels.cpp"  # takes in the others
 COMPILERS = ("c++", "g++", "clang++")
 # Vectors of the processor at hand, fused multiply-adds, and no care for errno or floating-point traps, which
 # would keep loops from becoming vector code. Nothing here reorders a sum.
@@ -68,14 +69,16 @@ def load() -> ctypes.CDLL:
 @cache
 def _arguments() -> dict[str, int]:
     """How many arguments each kernel takes, by its declaration: another number would be no error but corrupt memory."""
-    declared = re.findall(
-        r"^void (\w+)\(int (?:threads|/\* threads \*/)(.*?)\) \{", SOURCE.read_text("utf-8"), re.M | re.S
-    )
+    declared = re.findall(r"^void (\w+)\(int (?:threads|/\* threads \*/)(.*?)\) \{", _code(), re.M | re.S)
     return {name: rest.count(",") for name, rest in declared}
 
 
+def _code() -> str:
+    return "".join(path.read_text("utf-8") for path in sorted(SOURCES.glob("*.*")))
+
+
 def build() -> Path:
-    """Compile kernels.cpp unless that was done already. Raises CannotBuildError with the reason."""
+    """Compile cpp/kernels.cpp unless that was done already. Raises CannotBuildError with the reason."""
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, COMPILERS)), None)
     if found is None:
         raise CannotBuildError(f"no C++ compiler ({', '.join(COMPILERS)})")
@@ -84,7 +87,7 @@ def build() -> Path:
     openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     link = [str(openmp[0]), f"-Wl,-rpath,{openmp[0].parent}"] if openmp else ["-fopenmp"]
     key = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), *map(str.encode, (*compiler, *FLAGS, *link)), _processor()):
+    for part in (_code().encode(), *map(str.encode, (*compiler, *FLAGS, *link)), _processor()):
         key.update(part + b"\0")
     target = Path(cache_from_source(str(SOURCE.with_suffix(".py")))).with_name(f"kernels-{key.hexdigest()[:16]}.so")
     if target.is_file():

@@ -1,4 +1,4 @@
-"""Causal attention of many short sequences on a CPU, by kernels.cpp.
+"""Causal attention of many short sequences on a CPU, by cpp/attention.h.
 
 Different from the textbook: the scores L × L of a sequence are formed, where flash attention takes care not to. For
 sequences up to `LONGEST` tokens they stay in the processor's cache, and flash attention's blocks are larger than the
@@ -30,7 +30,7 @@ def short_latent_attention(query: Tensor, expanded: Tensor, rotary: Tensor, scal
 
 
 class _Sequences(ctypes.Structure):
-    """As kernels.cpp declares it."""
+    """As cpp/attention.h declares it."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("S", "H", "G", "d", "R", "e")),

@@ -35,17 +35,34 @@ from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, S
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
 from pipeline.params.students import Distillation, OnPolicy, Student
-from pipeline.params.training import Base, Checkpoint, ColdStart, Corpus, GeneralSFT, Optimisation, Pretrain, Training
+from pipeline.params.training import (
+    Base,
+    BytePairTokens,
+    CharacterTokens,
+    Checkpoint,
+    ColdStart,
+    Corpus,
+    CuratedCorpus,
+    GeneralSFT,
+    GeneratedCorpus,
+    Optimisation,
+    Pretrain,
+    Tokens,
+    Training,
+)
 
 __all__ = [
     "GRPO",
     "RL",
     "Base",
     "Budget",
+    "BytePairTokens",
     "Champion",
+    "CharacterTokens",
     "Checkpoint",
     "ColdStart",
     "Corpus",
+    "CuratedCorpus",
     "Curation",
     "Decontamination",
     "DifficultyBand",
@@ -58,6 +75,7 @@ __all__ = [
     "Gates",
     "GeneralRL",
     "GeneralSFT",
+    "GeneratedCorpus",
     "GeneratedSource",
     "GymSource",
     "Health",
@@ -86,6 +104,7 @@ __all__ = [
     "Source",
     "Student",
     "StudentFloor",
+    "Tokens",
     "Tracking",
     "Training",
     "Weights",

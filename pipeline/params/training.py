@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.params.section import Count, Digest, NonNegative, Positive, Section, Share
 
@@ -31,17 +31,60 @@ class Training(Optimisation):
     tokens_per_step: Count  # of all kinds, on average; the loss is normalised by those that count
 
 
-class Corpus(Section):
-    """The text that a base model is trained on from scratch: generated problems with terse and with worked answers."""
+class GeneratedCorpus(Section):
+    """Generated problems with terse and with worked answers."""
 
+    kind: Literal["generated"] = "generated"
     documents: Count
     worked: Share  # of the documents show the work; the others only the answer
     families: dict[str, Positive]
 
 
+class CuratedCorpus(Section):
+    """Curation's problems of the train split, again and again, with terse and with worked answers."""
+
+    kind: Literal["curated"]
+    documents: (
+        Count  # above the number of problems each comes several times, terse in some of them and worked in others
+    )
+    worked: Share  # of the documents show the work, where there is any; the others only the answer
+
+
+class CharacterTokens(Section):
+    """One token per printable ASCII character; every other character is lost."""
+
+    kind: Literal["characters"] = "characters"
+
+
+class BytePairTokens(Section):
+    """A byte-level byte-pair vocabulary trained on the corpus; every text comes back as it was."""
+
+    kind: Literal["byte_pair"]
+    vocabulary: Annotated[int, Field(ge=266)]  # tokens; ten markers and the 256 bytes are the least
+
+
+def _kind(default: str) -> Discriminator:
+    """Tells the kinds of a section apart by its `kind`, which may be left out."""
+    return Discriminator(
+        lambda section: section.get("kind", default) if isinstance(section, dict) else getattr(section, "kind", None)
+    )
+
+
+Corpus = Annotated[
+    Annotated[GeneratedCorpus, Tag("generated")] | Annotated[CuratedCorpus, Tag("curated")], _kind("generated")
+]
+"""The text that a base model is trained on from scratch."""
+
+Tokens = Annotated[
+    Annotated[CharacterTokens, Tag("characters")] | Annotated[BytePairTokens, Tag("byte_pair")], _kind("characters")
+]
+"""The tokenizer of a base model that is trained from scratch."""
+
+
 class Pretrain(Section):
     kind: Literal["pretrain"]
     model: dict[str, Any]  # a Hugging Face config.json; the vocabulary comes from the tokenizer
+    tokenizer: Tokens = CharacterTokens()
     corpus: Corpus
     train: Training
 

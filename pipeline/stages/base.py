@@ -5,6 +5,7 @@ from pipeline.job import Job
 from pipeline.model.checkpoint import save_model
 from pipeline.model.tokenizer import save_tokenizer
 from pipeline.params import Params
+from pipeline.training.curated import read_curated
 from pipeline.training.pretraining import obtain
 
 
@@ -13,6 +14,9 @@ def run(params: Params, job: Job) -> dict[str, float]:
         params.base,
         seed=params.seed,
         held_out=params.held_out,
+        curated=lambda: read_curated(
+            job.input("curation", "problems.parquet"), job.input("curation", "traces.parquet")
+        ),
         scratch=job.scratch,
         log=job.log,
         meter=job.meter,

@@ -14,6 +14,7 @@ from pipeline.data.curate import curate
 from pipeline.data.gates import check
 from pipeline.data.measures import TABLES, read_accepted
 from pipeline.data.pins import check_pins
+from pipeline.data.sources import data_root
 from pipeline.errors import GateFailedError
 from pipeline.files import atomic_folder, write_json
 from pipeline.job import Job
@@ -21,12 +22,13 @@ from pipeline.params import Params
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
-    check_pins(params.curation.sources, job.root)
+    data = data_root(job.root)
+    check_pins(params.curation.sources, data)
     candidate, rejected = job.runs / "candidate", job.runs / "rejected"
     accepted = job.runs / "accepted" / f"{'+'.join(sorted(source.name for source in params.curation.sources))}.json"
     with atomic_folder(candidate) as folder:
         metrics = curate(
-            params.curation, seed=params.seed, held_out=params.held_out, root=job.root, folder=folder
+            params.curation, seed=params.seed, held_out=params.held_out, root=data, folder=folder
         ).metrics()
     report = check(
         {name: pl.read_parquet(candidate / f"{name}.parquet") for name in TABLES},

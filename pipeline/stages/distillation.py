@@ -16,6 +16,7 @@ from pipeline.model.tokenizer import save_tokenizer
 from pipeline.params import OnPolicy, Params
 from pipeline.records import Problem, Trace, read_table
 from pipeline.training.batches import Example
+from pipeline.training.curated import read_curated
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
 from pipeline.training.pretraining import Start, obtain
@@ -23,13 +24,16 @@ from pipeline.training.pretraining import Start, obtain
 
 def run(params: Params, job: Job) -> dict[str, float]:
     student = params.distillation.students[job.member]
-    teacher = job.input("reasoning_rl", "model")
+    teacher = job.input("general_rl", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
     start = obtain(
         student.base,
         seed=params.seed,
         held_out=params.held_out,
+        curated=lambda: read_curated(
+            job.input("curation", "problems.parquet"), job.input("curation", "traces.parquet")
+        ),
         scratch=job.scratch / "base",
         log=_prefixed(job.log, "base"),
         meter=job.meter.part("base"),

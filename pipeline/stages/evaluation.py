@@ -13,6 +13,7 @@ from pipeline.evaluation.champion import read_champion
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.gates import Gate, champion_gate, stage_gates
 from pipeline.evaluation.models import find_models
+from pipeline.evaluation.preference import find_preference
 from pipeline.evaluation.results import results
 from pipeline.evaluation.sampling import choose
 from pipeline.files import atomic_folder, write_json
@@ -23,7 +24,8 @@ from pipeline.records import Problem, read_table
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options, seed = params.evaluation, params.seed
-    models = find_models(job.root, read_stages(job.root)[job.stage]["deps"])
+    dependencies = read_stages(job.root)[job.stage]["deps"]
+    models, preference = find_models(job.root, dependencies), find_preference(job.root, dependencies)
     curated = read_table(job.input("curation", "problems.parquet"), Problem)
     problems = choose(curated, options.problems, options.general)
     if problems.filter(pl.col("verifier") != "none").is_empty():
@@ -31,7 +33,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     champion = options.champion
     judged = None if champion is None else read_champion(champion, job.root, job.scratch)
 
-    evaluated = evaluate(models, problems, options, seed, preference=None, meter=job.meter)
+    evaluated = evaluate(models, problems, options, seed, preference=preference, meter=job.meter)
     speeds = {name: speed.figures() for name, speed in evaluated.speeds.items()}
     write_json(job.runs / "speed.json", speeds, sort=False)
     job.log({f"{name}/{figure}": value for name, speed in speeds.items() for figure, value in speed.items()}, 0)

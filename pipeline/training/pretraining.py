@@ -1,5 +1,6 @@
-"""What a model starts from: weights trained here on generated text, or a checkpoint pinned by its digest."""
+"""What a model starts from: weights trained here on a corpus, or a checkpoint pinned by its digest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from pipeline.model.checkpoint import load_model
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.remote import fetch
-from pipeline.model.tokenizer import character_tokenizer, load_tokenizer
-from pipeline.params import Base, Checkpoint, Pretrain
+from pipeline.model.tokenizer import byte_pair_tokenizer, character_tokenizer, load_tokenizer
+from pipeline.params import Base, BytePairTokens, Checkpoint, CuratedCorpus, Pretrain, Tokens
+from pipeline.training.curated import ReadCurated, curated_documents
 from pipeline.training.examples import text_examples
 from pipeline.training.loop import train
 
@@ -28,25 +30,45 @@ class Start:
 
 
 def obtain(
-    base: Base, *, seed: int, held_out: float, scratch: Path, log: Log, title: str, meter: Meter = UNMETERED
+    base: Base,
+    *,
+    seed: int,
+    held_out: float,
+    curated: ReadCurated,
+    scratch: Path,
+    log: Log,
+    title: str,
+    meter: Meter = UNMETERED,
 ) -> Start:
     """Train the model that `base` describes, or bring its checkpoint here; either with this recipe's chat template.
 
     `scratch` must be this work's own: an interrupted training or download goes on from what lies there. `held_out` is
-    the share of the prompts that no text may have.
+    the share of the prompts that no generated text may have. `curated` is read where the corpus is curation's.
     """
     if isinstance(base, Checkpoint):
         return _take(base, scratch)
-    return _pretrain(base, seed, held_out, scratch, log, title, meter)
+    if isinstance(base.corpus, CuratedCorpus):
+        texts = list(curated_documents(base.corpus, *curated(), seed))
+    else:
+        texts = list(documents(base.corpus, seed, held_out))
+    return _pretrain(base, texts, seed, scratch, log, title, meter)
 
 
-def _pretrain(base: Pretrain, seed: int, held_out: float, scratch: Path, log: Log, title: str, meter: Meter) -> Start:
-    tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
+def _pretrain(
+    base: Pretrain, texts: Sequence[str], seed: int, scratch: Path, log: Log, title: str, meter: Meter
+) -> Start:
+    tokenizer = _tokenizer(base.tokenizer, texts)
     model = Decoder(ModelConfig.from_hf({**base.model, "vocab_size": len(tokenizer)}))
     model.init_weights(seed)
-    examples = text_examples(tokenizer, documents(base.corpus, seed, held_out))
+    examples = text_examples(tokenizer, texts)
     summary = train(model, examples, base.train, seed=seed, scratch=scratch, log=log, title=title, meter=meter)
     return Start(model, tokenizer, {"loss": summary.loss, "tokens": summary.tokens})
+
+
+def _tokenizer(tokens: Tokens, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    if isinstance(tokens, BytePairTokens):
+        return byte_pair_tokenizer(chat.CHAT_TEMPLATE, texts, tokens.vocabulary)
+    return character_tokenizer(chat.CHAT_TEMPLATE)
 
 
 def _take(base: Checkpoint, scratch: Path) -> Start:

@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", [["run"], ["status"], ["report"], ["doctor"], ["ask", "1+1=?"]])
+@pytest.mark.parametrize("command", [["run"], ["status"], ["report"], ["doctor"], ["ask", "1+1=?"], ["study", "which"]])
 def test_outside_a_project_every_command_says_so(tmp_path: Path, command: list[str]) -> None:
     result = r1flow(*command, cwd=tmp_path)
     assert result.returncode == 2

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.params import Rewards, load_params
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").rglob("*.yaml"))]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").glob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,16 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("general_rl.judge", {"url": "http://a", "model": "j", "max_tokens": 1}, "judge.max_calls"),
         ("preference.judges", "thinking", "preference.judges: 'thinking': Input should be 'answer' or 'output'"),
         ("preference.held_out", 1.0, "preference.held_out: 1.0: Input should be less than 1"),
+        ("base.corpus.kind", "curated", "base.pretrain.corpus.curated.families: {"),
+        ("base.corpus.kind", "web", "Input tag 'web' found using"),
+        (
+            "base.corpus.worked",
+            1.5,
+            "base.pretrain.corpus.generated.worked: 1.5: Input should be less than or equal to 1",
+        ),
+        ("base.tokenizer", {"kind": "byte_pair"}, "base.pretrain.tokenizer.byte_pair.vocabulary: "),
+        ("base.tokenizer", {"kind": "byte_pair", "vocabulary": 265}, "vocabulary: 265: Input should be greater than"),
+        ("base.tokenizer", {"kind": "words"}, "Input tag 'words' found using"),
         ("base.kind", "train", "Input tag 'train' found using 'kind' does not match"),
         ("evaluation.sampling.top_p", 0.0, "evaluation.sampling.top_p: 0.0: Input should be greater than 0"),
         ("evaluation.sampling", {"temperature": 0.0, "top_k": 5}, "top_k: 5 has no effect at temperature 0"),

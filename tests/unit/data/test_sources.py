@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipeline.data import sources
-from pipeline.data.sources import Raw, read
+from pipeline.data.sources import Raw, data_root, read
 from pipeline.errors import InputError
 from pipeline.params import Source
 from pipeline.store import open_store
@@ -34,6 +34,19 @@ def test_reads_lines_with_their_place(tmp_path: Path) -> None:
     assert [row.columns for row in rows] == ROWS
     assert [(row.file, row.row) for row in rows] == [("rows.jsonl", number) for number in range(1, 6)]
     assert rows[0].content == json.dumps(ROWS[0])
+
+
+def test_paths_count_from_the_folder_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("R1FLOW_DATA", raising=False)
+    assert data_root(tmp_path) == tmp_path
+    monkeypatch.setenv("R1FLOW_DATA", str(tmp_path / "store"))
+    with pytest.raises(InputError, match=r"R1FLOW_DATA: .*store: no such folder"):
+        data_root(tmp_path)
+    write_lines(tmp_path / "store" / "rows.jsonl", ROWS)
+    assert data_root(tmp_path) == tmp_path / "store"
+    assert len(rows_of(data_root(tmp_path), kind="jsonl", path="rows.jsonl")) == 5
 
 
 def test_reads_the_files_of_a_glob_in_order_of_name(tmp_path: Path) -> None:

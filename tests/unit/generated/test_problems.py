@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.generated import problems as generated
 from pipeline.generated.corpus import documents
-from pipeline.params import Corpus, GeneratedSource
+from pipeline.params import GeneratedCorpus, GeneratedSource
 from pipeline.records import is_held_out
 
 NUMBER = st.integers(min_value=1, max_value=99_999)
@@ -94,7 +94,7 @@ def test_more_problems_than_a_family_has_are_refused() -> None:
 
 
 def test_the_corpus_leaves_out_the_evaluation_split_and_mixes_styles() -> None:
-    corpus = Corpus(documents=2000, worked=0.4, families={"sum": 1.0})
+    corpus = GeneratedCorpus(documents=2000, worked=0.4, families={"sum": 1.0})
     texts = list(documents(corpus, seed=0, held_out=0.2))
     prompts = [re.search(r"<\|user\|>(.*)<\|assistant\|>", text)[1] for text in texts]  # type: ignore[index]
     assert len(texts) == 2000

@@ -13,6 +13,7 @@ from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Request
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
+from pipeline.model.decoding import NativeDecoding
 from pipeline.params import Sampling
 from tests.unit.model.reference import CASES, decoder, random_sequences, write_checkpoint
 
@@ -117,6 +118,13 @@ class Counting:
             return forward(tokens, *args)
 
         monkeypatch.setattr(model, "forward", counted)
+        run = NativeDecoding.run
+
+        def counted_step(decoding: NativeDecoding, tokens: Tensor, lengths: Tensor) -> Any:
+            self.runs.append(len(tokens))
+            return run(decoding, tokens, lengths)
+
+        monkeypatch.setattr(NativeDecoding, "run", counted_step)
 
 
 @pytest.mark.parametrize("slots", [3, 16])

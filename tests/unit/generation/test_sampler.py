@@ -1,13 +1,16 @@
 """The sampler against counting and against the definitions of its cuts."""
 
 import math
+from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.generation.sampler import Options, sample
+from pipeline.model import native
 
 LOGITS = torch.tensor([[0.0, 2.0, 1.0, -1.0]])
 numbers = st.integers(-64, 64).map(lambda eighths: eighths / 8)  # equal, or apart for float32 too
@@ -37,6 +40,19 @@ def test_frequencies_are_the_softmax() -> None:
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p() -> None:
     kept = LOGITS[0].softmax(0) * torch.tensor([0, 1, 1, 0])  # of 0.09, 0.64, 0.24, 0.03
     assert torch.allclose(_frequencies(True, top_p=0.8), kept / kept.sum(), atol=0.01)
+
+
+def test_the_kernel_draws_what_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = 4 * torch.randn(300, 103, generator=generator)
+    uniform = torch.rand(300, generator=generator, dtype=torch.float64)
+    temperature = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64).repeat(100)
+    options = replace(_options(300), temperature=temperature)
+    tokens, log_probabilities = sample(logits, uniform, options, False)
+    monkeypatch.setattr(native, "library", lambda: None)
+    expected, theirs = sample(logits, uniform, options, False)
+    assert torch.equal(tokens, expected)
+    torch.testing.assert_close(log_probabilities, theirs, atol=2e-6, rtol=1e-5)
 
 
 def test_a_tiny_nucleus_is_the_likeliest_token() -> None:

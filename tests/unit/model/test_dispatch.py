@@ -67,8 +67,13 @@ def test_grouped_products_are_the_padded_ones(top_k: int) -> None:
 def test_float32_kernels_are_the_padded_products(tokens: int, experts: int, top_k: int, seed: int) -> None:
     (x, gate_up, down, weights), chosen = arguments(tokens, experts, top_k, seed)
     inputs = (x, gate_up, down, weights)
+    base = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x).requires_grad_()
+    inputs = (*inputs, base)
     narrow = [tensor.detach().float().requires_grad_() for tensor in inputs]
-    ours, theirs = run_experts(*narrow[:3], chosen, narrow[3]), padded_experts(*inputs[:3], chosen, weights)
+    ours = run_experts(*narrow[:3], chosen, *narrow[3:])
+    theirs = base + padded_experts(*inputs[:3], chosen, weights)
+    with torch.no_grad():
+        torch.testing.assert_close(run_experts(*narrow[:3], chosen, *narrow[3:]), ours)
     torch.testing.assert_close(ours.double(), theirs, atol=1e-3, rtol=1e-4)
     gradient = torch.ones_like(theirs)
     for mine, expected in zip(

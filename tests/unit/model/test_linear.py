@@ -10,14 +10,18 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + sum(shape)))
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, SMALLEST, 64, 300])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (16, 80), (128, 33), (700, 50)])
-def test_value_and_gradients_are_those_of_torch(rows: int, inputs: int, outputs: int, bias: bool):
-    arguments = [random(rows, inputs), random(outputs, inputs), random(outputs)][: 2 + bias]
-    arguments = [argument.requires_grad_() for argument in arguments]
+def test_value_and_gradients_are_those_of_torch(rows: int, inputs: int, outputs: int, bias: bool, residual: bool):
+    given = {"x": random(rows, inputs), "weight": random(outputs, inputs)}
+    given |= {"bias": random(outputs)} if bias else {}
+    given |= {"residual": random(rows, outputs)} if residual else {}
+    arguments = [argument.requires_grad_() for argument in given.values()]
     gradient = random(rows, outputs) + 1
-    ours, theirs = linear(*arguments), F.linear(*arguments)
+    ours, theirs = linear(**given), F.linear(given["x"], given["weight"], given.get("bias"))
+    theirs = theirs + given["residual"] if residual else theirs
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
     pairs = zip(
         torch.autograd.grad(ours, arguments, gradient), torch.autograd.grad(theirs, arguments, gradient), strict=True

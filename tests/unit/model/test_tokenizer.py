@@ -6,10 +6,20 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pipeline.errors import InputError
-from pipeline.model.tokenizer import CHARACTERS, SPECIAL, character_tokenizer, load_tokenizer, save_tokenizer
+from pipeline.model.tokenizer import (
+    CHARACTERS,
+    SPECIAL,
+    byte_pair_tokenizer,
+    character_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+from pipeline.params import BytePairTokens
 
 TEMPLATE = "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
 TOKENIZER = character_tokenizer(TEMPLATE)
+TEXTS = [f"<bos><|user|>Ann has {n} eggs and sells {n // 2} of them, as her hens lay more.<eos>" for n in range(10, 60)]
+BYTE_PAIRS = byte_pair_tokenizer(TEMPLATE, TEXTS, 298)
 
 
 @given(st.lists(st.sampled_from([*CHARACTERS, *SPECIAL[1:]]), max_size=60))
@@ -38,3 +48,47 @@ def test_the_template_travels_with_the_tokenizer(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tokenizer\.json: not found"):
         load_tokenizer(tmp_path)
+
+
+@given(st.text(), st.lists(st.sampled_from(SPECIAL), max_size=3), st.text())
+def test_byte_pairs_give_every_text_back(before: str, marks: list[str], after: str) -> None:
+    text = before + "".join(marks) + after
+    ids = BYTE_PAIRS(text).input_ids
+    assert BYTE_PAIRS.decode(ids) == text
+    assert max(ids, default=0) < len(BYTE_PAIRS)
+
+
+def test_byte_pairs_keep_marks_whole_and_digits_single() -> None:
+    assert [BYTE_PAIRS(mark).input_ids for mark in SPECIAL] == [[index] for index in range(len(SPECIAL))]
+    vocabulary = BYTE_PAIRS.get_vocab()
+    assert len(vocabulary) == len(BYTE_PAIRS) == 298
+    assert "eggs" in {token.strip("\u0120") for token in vocabulary}  # how byte-level tokens write a blank
+    assert not [token for token in vocabulary if len(token) > 1 and any(map(str.isdigit, token))]
+    assert len(BYTE_PAIRS("1234").input_ids) == 4
+
+
+def test_byte_pairs_are_those_of_the_text_between_the_marks() -> None:
+    bare = byte_pair_tokenizer(TEMPLATE, ["ab ab", "cd cd"], 268).get_vocab()
+    marked = byte_pair_tokenizer(TEMPLATE, ["<think>ab ab</think><answer>cd cd</answer>"], 268).get_vocab()
+    assert bare == marked
+
+
+def test_the_same_texts_give_the_same_byte_pairs(tmp_path: Path) -> None:
+    assert byte_pair_tokenizer(TEMPLATE, iter(TEXTS), 298).backend_tokenizer.to_str() == (
+        BYTE_PAIRS.backend_tokenizer.to_str()
+    )
+    save_tokenizer(BYTE_PAIRS, tmp_path)
+    for again in (load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert again("Ann \u00e9\u2713 12").input_ids == BYTE_PAIRS("Ann \u00e9\u2713 12").input_ids
+        assert again.get_vocab() == BYTE_PAIRS.get_vocab()
+        assert again.chat_template == TEMPLATE
+
+
+def test_a_vocabulary_that_the_corpus_does_not_fill_is_refused() -> None:
+    with pytest.raises(InputError, match=r"tokenizer\.vocabulary: 5000: the corpus gives \d+ tokens; must be at most"):
+        byte_pair_tokenizer(TEMPLATE, TEXTS, 5000)
+    least = len(SPECIAL) + 256
+    assert byte_pair_tokenizer(TEMPLATE, [], least).vocab_size == least
+    BytePairTokens(kind="byte_pair", vocabulary=least)
+    with pytest.raises(ValueError, match=f"greater than or equal to {least}"):
+        BytePairTokens(kind="byte_pair", vocabulary=least - 1)

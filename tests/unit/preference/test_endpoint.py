@@ -198,7 +198,7 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(
 ) -> None:
     setattr(server, slow, 2.0 if slow == "wait_s" else 0.05)
     begun = time.monotonic()
-    with pytest.raises(InputError, match="no answer in 1 attempts, at last: (ReadTimeout|no whole answer within)"):
+    with pytest.raises(InputError, match=r"no answer in 1 attempts, at last: (ReadTimeout|no whole answer within)"):
         ask(timeout_s=0.3, retries=0).ask(questions("a"))
     assert time.monotonic() - begun < 1.5
 

@@ -79,7 +79,7 @@ def test_a_killed_run_ends_in_the_same_bits(kill: int, tmp_path: Path) -> None:
 def test_it_learns_what_is_preferred_and_not_length(tmp_path: Path) -> None:
     model = reward_model()
     run(tmp_path, model, options(steps=60, pairs_per_step=16, checkpoint_every=100))
-    fresh = measure(model, [pair for pair in pairs(120)[40:]])
+    fresh = measure(model, list(pairs(120)[40:]))
     assert fresh.right.mean() > 0.9
     assert fresh.right[fresh.shorter].mean() > 0.9
     assert abs(fresh.length_correlation()) < 0.6

@@ -1,0 +1,218 @@
+// Attention: of many short sequences end to end, with its backward, and of one new token of each row over a cache.
+
+#pragma once
+
+#include "matrix.h"
+
+// ------------------------------------------------------------------------------------------------------- attention
+//
+// Causal attention of one sequence and one key head at a time, over its whole score matrix; for sequences that are
+// short enough for it to stay in the cache. Scores stand transposed, keys by queries: a vector then holds queries side by
+// side, and the softmax needs no sum across a vector.
+
+namespace {
+
+// Of S sequences end to end, which begin at begins (S + 1,): H query heads, G key and value heads. A key has d numbers
+// of its own and R that all heads share (the rotary part of latent attention; 0 elsewhere), a value e. Keys and values of
+// a token stand `token` floats apart, those of a head `head`.
+struct Sequences {
+    int64_t S, H, G, d, R, e, key_token, key_head, value_token, value_head;
+    float scale;
+    const int64_t* begins;
+};
+
+// 1 where query `first + lane` sees key `key`, else 0.
+inline Vec sees(int64_t first, int64_t key) {
+    Vec mask;
+    for (int i = 0; i < W; ++i) mask[i] = first + i >= key ? 1.0f : 0.0f;
+    return mask;
+}
+
+// st (L, ld), or += where `add`: the scores of keys by queries, key · queryᵀ, from the first vector that sees a key on;
+// qt (width, ld) is queryᵀ, keys stand `step` apart.
+void scores(int64_t L, int64_t ld, int64_t width, const float* keys, int64_t step, const float* qt, float* st, bool add) {
+    for (int64_t j = 0; j < L; j += W)
+        gemm(L - j < W ? L - j : W, round_up(L) - j, width, keys + j * step, step, 1, qt + j, ld, st + j * ld + j, ld, add);
+}
+
+// Make st the probabilities, e^(scale · score − lse). Where `lse` is not `known` it is written, (ld,).
+void softmax(int64_t L, int64_t ld, float scale, float* st, float* lse, bool known) {
+    for (int64_t c = 0; c < L; c += W) {
+        const int64_t keys = L < c + W ? L : c + W;  // those that any of these queries sees
+        Vec shift = load(lse + c);
+        if (!known) {
+            Vec most = load(st + c);
+            for (int64_t j = 1; j < keys; ++j) {
+                const Vec score = load(st + j * ld + c);
+                const Vec seen = j <= c ? score : sees(c, j) > 0.5f ? score : most;
+                most = seen > most ? seen : most;
+            }
+            shift = most * scale;
+        }
+        Vec total{};
+        for (int64_t j = 0; j < keys; ++j) {
+            Vec part = exp(load(st + j * ld + c) * scale - shift);
+            if (j > c) part *= sees(c, j);
+            total += part;
+            store(st + j * ld + c, part);
+        }
+        if (known) continue;
+        for (int i = 0; i < W; ++i) lse[c + i] = shift[i] + std::log(total[i]);
+        for (int64_t j = 0; j < keys; ++j) store(st + j * ld + c, load(st + j * ld + c) / total);
+    }
+}
+
+// Queries i, and keys j, see each other for j ≤ i only: no product runs over more.
+// to (L, width) = stᵀ · rows, the sum of key rows for each query; and st · rows, the sum of query rows for each key.
+void sum_keys(int64_t L, int64_t ld, int64_t width, const float* st, const float* rows, int64_t step, float* to, int64_t ldt) {
+    for (int64_t i = 0; i < L; i += ROWS) {
+        const int64_t count = L - i < ROWS ? L - i : ROWS;
+        gemm(count, width, i + count, st + i, 1, ld, rows, step, to + i * ldt, ldt, false);
+    }
+}
+void sum_queries(int64_t L, int64_t ld, int64_t width, const float* st, const float* rows, int64_t step, float* to, int64_t ldt,
+                 bool add) {
+    for (int64_t j = 0; j < L; j += ROWS) {
+        const int64_t count = L - j < ROWS ? L - j : ROWS;
+        gemm(count, width, L - j, st + j * ld + j, ld, 1, rows + j * step, step, to + j * ldt, ldt, add);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// query (T, H, d + R), key, shared (T, R) and value -> out (T, H, e) and lse (H, T), the logarithm of each softmax's
+// denominator.
+void attention(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
+               const float* value, float* out, float* lse) {
+    const int64_t S = of->S, H = of->H, G = of->G, d = of->d, R = of->R, e = of->e;
+    const int64_t key_token = of->key_token, key_head = of->key_head;
+    const int64_t value_token = of->value_token, value_head = of->value_head;
+    const int64_t *begins = of->begins, T = begins[S], width = d + R;
+    const float scale = of->scale;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
+    for (int64_t s = 0; s < S; ++s)
+        for (int64_t h = 0; h < H; ++h) {
+            const int64_t begin = begins[s], L = begins[s + 1] - begin, ld = spread(L), g = h / (H / G);
+            float *qt = scratch((width + L + 1) * ld), *st = qt + width * ld, *sums = st + L * ld;
+            transpose(L, width, [&](int64_t r) { return query + ((begin + r) * H + h) * width; }, qt, ld, true);
+            scores(L, ld, d, key + begin * key_token + g * key_head, key_token, qt, st, false);
+            if (R > 0) scores(L, ld, R, shared + begin * R, R, qt + d * ld, st, true);
+            softmax(L, ld, scale, st, sums, false);
+            std::memcpy(lse + h * T + begin, sums, L * sizeof(float));
+            sum_keys(L, ld, e, st, value + begin * value_token + g * value_head, value_token, out + (begin * H + h) * e,
+                     H * e);
+        }
+}
+
+// From dout (T, H, e) to dquery, dkey and dvalue, which stand as what they are gradients of, and the parts of each head
+// in that of what all share, dshared (T, H, R); `lse` is that of the forward pass.
+void attention_backward(int threads, const Sequences* of, const float* query, const float* key, const float* shared,
+                        const float* value, const float* lse, const float* dout, float* dquery, float* dkey, float* dshared,
+                        float* dvalue) {
+    const int64_t S = of->S, H = of->H, G = of->G, d = of->d, R = of->R, e = of->e;
+    const int64_t key_token = of->key_token, key_head = of->key_head;
+    const int64_t value_token = of->value_token, value_head = of->value_head;
+    const int64_t *begins = of->begins, T = begins[S], width = d + R;
+    const float scale = of->scale;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 4)
+    for (int64_t s = 0; s < S; ++s)
+        for (int64_t g = 0; g < G; ++g) {
+            const int64_t begin = begins[s], L = begins[s + 1] - begin, ld = spread(L), first = g * (H / G);
+            float *qt = scratch((width + e + 2 * L + 1) * ld), *gt = qt + width * ld, *st = gt + e * ld;
+            float *dst = st + L * ld, *sums = dst + L * ld;
+            const int64_t key_at = begin * key_token + g * key_head, value_at = begin * value_token + g * value_head;
+            for (int64_t h = first; h < first + H / G; ++h) {
+                const float *q = query + (begin * H + h) * width, *grad = dout + (begin * H + h) * e;
+                float* dq = dquery + (begin * H + h) * width;
+                transpose(L, width, [&](int64_t r) { return q + r * H * width; }, qt, ld, true);
+                transpose(L, e, [&](int64_t r) { return grad + r * H * e; }, gt, ld, true);
+                std::memset(sums, 0, ld * sizeof(float));
+                std::memcpy(sums, lse + h * T + begin, L * sizeof(float));
+                scores(L, ld, d, key + key_at, key_token, qt, st, false);
+                if (R > 0) scores(L, ld, R, shared + begin * R, R, qt + d * ld, st, true);
+                softmax(L, ld, scale, st, sums, true);
+                scores(L, ld, e, value + value_at, value_token, gt, dst, false);  // the gradient of the probabilities
+                for (int64_t c = 0; c < L; c += W) {  // and that of the scores, scale · p · (dp − Σ p·dp)
+                    const int64_t keys = L < c + W ? L : c + W;
+                    Vec mean{};
+                    for (int64_t j = 0; j < keys; ++j) mean += load(st + j * ld + c) * load(dst + j * ld + c);
+                    for (int64_t j = 0; j < keys; ++j)
+                        store(dst + j * ld + c, load(st + j * ld + c) * (load(dst + j * ld + c) - mean) * scale);
+                }
+                sum_keys(L, ld, d, dst, key + key_at, key_token, dq, H * width);
+                sum_queries(L, ld, d, dst, q, H * width, dkey + key_at, key_token, h > first);
+                sum_queries(L, ld, e, st, grad, H * e, dvalue + value_at, value_token, h > first);
+                if (R > 0) {
+                    sum_keys(L, ld, R, dst, shared + begin * R, R, dq + d, H * width);
+                    sum_queries(L, ld, R, dst, q + d, H * width, dshared + (begin * H + h) * R, H * R, false);
+                }
+            }
+        }
+}
+
+}  // extern "C"
+
+// ------------------------------------------------------------------------------------------------ attention over a cache
+
+namespace {
+
+// The queries (shared, d) of one row that share a key head, over the first L places, `place` floats apart, of its keys k
+// and values v -> out (shared, e).
+void attend(int64_t L, int64_t shared, int64_t d, int64_t e, float scale, int64_t place, const float* query, const float* k,
+            const float* v, float* out) {
+    const int64_t ld = round_up(L);
+    float* p = scratch(shared * ld);
+    for (int64_t h = 0; h < shared; ++h) {
+        const float* q = query + h * d;
+        float* row_of_head = p + h * ld;
+        Vec most = Vec{} - 3e38f;
+        for (int64_t j = 0; j < L; j += W) {
+            const int places = static_cast<int>(L - j < W ? L - j : W);
+            Vec products[W] = {};  // of one place each; turned, their sum is the scores of W places
+            for (int i = 0; i < places; ++i)
+                for (int64_t c = 0; c < d; c += W) {
+                    const int count = static_cast<int>(d - c < W ? d - c : W);
+                    products[i] += load(q + c, count) * load(k + (j + i) * place + c, count);
+                }
+            swap_blocks<W / 2>(products, std::make_integer_sequence<int, W>());
+            Vec scores{};
+            for (int i = 0; i < W; ++i) scores += products[i];
+            store(row_of_head + j, scores * scale);
+            for (int i = places; i < W; ++i) row_of_head[j + i] = -3e38f;
+            const Vec seen = load(row_of_head + j);
+            most = seen > most ? seen : most;
+        }
+        const float top = largest(most);
+        Vec total{};
+        for (int64_t j = 0; j < ld; j += W) {
+            store(row_of_head + j, exp(load(row_of_head + j) - top));
+            total += load(row_of_head + j, static_cast<int>(L - j < W ? L - j : W));
+        }
+        const float norm = 1.0f / sum(total);
+        for (int64_t j = 0; j < ld; j += W) store(row_of_head + j, load(row_of_head + j) * norm);
+    }
+    gemm(shared, e, L, p, ld, 1, v, place, out, e, false);
+}
+
+}  // namespace
+
+extern "C" {
+
+// One query per row and head over the first lengths (B,) places of the row's cache: query (B, H, d), keys of width d and
+// values of width e -> out (B, H, e). The cache of row b and key head g begins at b·row + g·head floats; places are
+// `place` floats apart. Every row looks at one place at least.
+void attention_over_cache(int threads, int64_t B, int64_t H, int64_t G, int64_t d, int64_t e, float scale, int64_t row,
+                          int64_t head, int64_t place, const int64_t* lengths, const float* query, const float* keys,
+                          const float* values, float* out) {
+    const int64_t shared = H / G;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 8)
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t g = 0; g < G; ++g) {
+            const int64_t first = b * H + g * shared, at = b * row + g * head;
+            attend(lengths[b], shared, d, e, scale, place, query + first * d, keys + at, values + at, out + first * e);
+        }
+}
+
+}  // extern "C"
