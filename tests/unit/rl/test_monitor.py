@@ -64,7 +64,7 @@ class Run:
 
     def __init__(
         self, folder: Path, preference: Worth, witness: Worth = meant, right: Worth = meant, **changes: object
-    ):
+    ) -> None:
         self.folder, self.preference, self.witness, self.right = folder, preference, witness, right
         settings = {"steps": 30, "prompts": 6, "group": 6, "learning_rate": 0.02, "checkpoint_every": 3} | changes
         self.options: GRPO = grpo({"kl_coefficient": 0.0}, **settings)
