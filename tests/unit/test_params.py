@@ -64,6 +64,12 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ("distillation.students.small.on_policy", {"steps": 1, "share": 0.5}, "on_policy.share: 0.5: Extra inputs"),
         ("distillation.students.small.on_policy", {"lambda": 1.5}, "on_policy.lambda: 1.5: Input should be less than"),
         ("distillation.students.small.on_policy", {"beta": -0.1}, "on_policy.beta: -0.1: Input should be greater"),
+        ("general_rl.preference.general", 0.99, "preference.general 0.99 leaves no checkable one of train.prompts"),
+        ("general_rl.preference.last", 0.0, "general_rl.preference.last: 0.0: Input should be greater than 0"),
+        ("general_rl.judge", {"url": "http://a:b@c", "model": "j", "max_calls": 1, "max_tokens": 1}, "match pattern"),
+        ("general_rl.judge", {"url": "http://a", "model": "j", "max_tokens": 1}, "judge.max_calls"),
+        ("preference.judges", "thinking", "preference.judges: 'thinking': Input should be 'answer' or 'output'"),
+        ("preference.held_out", 1.0, "preference.held_out: 1.0: Input should be less than 1"),
         ("base.corpus.kind", "curated", "base.pretrain.corpus.curated.families: {"),
         ("base.corpus.kind", "web", "Input tag 'web' found using"),
         (
