@@ -13,7 +13,7 @@ from pipeline.model.checkpoint import load_model
 from pipeline.model.remote import checkpoint_digest
 from pipeline.model.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 YAML_FILE = YAML(typ="safe", pure=True)
@@ -39,7 +39,7 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env=environment(folder) | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=600,
         check=False,
     )
 

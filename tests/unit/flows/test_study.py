@@ -26,6 +26,7 @@ stages:
 """
 STAGE = """\
 import sys
+from pathlib import Path
 from pipeline.errors import RunStoppedError, exit_code
 from pipeline.job import artifacts, read_yaml
 from pipeline.state import Attempt

@@ -35,9 +35,9 @@ SPARSE = {
 }  # fmt: skip
 
 
-def textbook_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def textbook_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, base: Tensor) -> Tensor:
     """One expert after the other, as in the paper: no padding, which would be counted."""
-    out = torch.zeros_like(x)
+    out = base.clone()
     for expert in range(len(down)):
         token, choice = (chosen == expert).nonzero(as_tuple=True)
         gate, up = (x[token] @ gate_up[expert].T).chunk(2, dim=-1)
