@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BudgetExceededError
+from pipeline.errors import BudgetExceededError, InputError
 from pipeline.files import write_json
 from pipeline.gauges import Device, Energy, device, peak_device_memory, peak_memory
 from pipeline.job import Work
@@ -224,7 +224,10 @@ class Account:
 
 
 def read_cost(root: Path, stage: str) -> Cost | None:
-    """What the work of a stage's last attempt has cost, as far as it is written; None where nothing is."""
+    """What the work of a stage's last attempt has cost, as far as it is written; None where nothing is.
+
+    Raises InputError, as all readers here do, for a file that is no account of this version.
+    """
     state = read_state(root, stage)
     return None if state is None or not state.key else _read(_file(root, stage, state.key))
 
@@ -248,9 +251,15 @@ def _file(root: Path, stage: str, key: str) -> Path:
 def _read(path: Path) -> Cost | None:
     if not path.is_file():
         return None
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    kept = {part: {step: Work(**work) for step, work in steps.items()} for part, steps in document["kept"].items()}
-    return replace(Cost(**document), work=Work(**document["work"]), kept=kept)
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = {part: {step: Work(**work) for step, work in steps.items()} for part, steps in document["kept"].items()}
+        return replace(Cost(**document), work=Work(**document["work"]), kept=kept)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: {type(error).__name__}: {error}: must be an account as this version writes it; "
+            "delete it to go on, and what it counted is forgotten"
+        ) from None
 
 
 def _counted(cost: Cost) -> dict[str, float]:

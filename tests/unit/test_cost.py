@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.cost import Account, Cost, costs, read_cost
-from pipeline.errors import BudgetExceededError
+from pipeline.errors import BudgetExceededError, InputError
 from pipeline.job import Meter, Work
 from pipeline.model.checkpoint import disk_tensors
 from pipeline.model.config import ModelConfig
@@ -211,3 +211,14 @@ def test_energy_of_a_part_of_the_attempts_is_none(tmp_path: Path) -> None:
     again._energy._joules = {"cpu": 5.0}
     assert again.cost().joules is None
     assert "joules" not in again.cost().figures()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kept": {"": 3}}', '{"kept": {}, "work": {}, "weight": 1}'])
+def test_a_file_that_is_no_account_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "runs" / "base" / "key" / "cost.json"
+    with Attempt(tmp_path, "base") as attempt:
+        attempt.update(key="key")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"runs/base/key/cost\.json: .*delete it to go on"):
+        read_cost(tmp_path, "base")
