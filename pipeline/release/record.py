@@ -22,6 +22,7 @@ STAGE = "deployment"
 RECORD = "release.json"
 CHECKSUMS = "checksums.json"
 CARD = "README.md"
+REGISTRATION = "registration"  # its folder under runs/
 
 Kind = Literal["teacher", "student", "variant"]
 Figures = dict[str, float]
@@ -74,6 +75,11 @@ def read_record(root: Path) -> Record:
 
 def release_folder(root: Path, name: str) -> Path:
     return artifacts(root, STAGE) / name
+
+
+def registered_file(root: Path) -> Path:
+    """Where the last registration has noted the versions: a list of `pipeline.tracking.Registered`."""
+    return root / "runs" / REGISTRATION / "versions.json"
 
 
 def write_checksums(folder: Path) -> tuple[str, dict[str, str]]:
