@@ -34,6 +34,7 @@ from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
+from pipeline.params.serving import Serving
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
     Base,
@@ -101,6 +102,7 @@ __all__ = [
     "Sampling",
     "Section",
     "Selection",
+    "Serving",
     "Source",
     "Student",
     "StudentFloor",
