@@ -4,10 +4,10 @@ import asyncio
 import base64
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request
@@ -24,6 +24,7 @@ from pipeline.serving.limits import Gate, Keys, Rates
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.replies import Form, PlainForm, Reply
 from pipeline.serving.schema import Asked, ChatRequest, CompletionRequest
+from pipeline.serving.wording import Wording
 
 PAGE = Path(__file__).with_name("page.html")
 LARGE_TEXT = 20_000  # characters; what is longer is made into tokens beside the event loop
@@ -38,13 +39,16 @@ class _Json(Request):
 
 
 class _Route(APIRoute):
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
             return await handler(_Json(request.scope, request.receive))
 
         return strict
+
+
+T = TypeVar("T")
 
 
 class Service:
@@ -68,9 +72,24 @@ class Service:
                 404, f"model: {model[:200]!r}: must be {self.name!r}", param="model", code="model_not_found"
             )
 
-    def begin(self, body: ChatRequest | CompletionRequest, prompts: list[list[int]], opened: bool) -> Reply:
+    async def worded(self, words: Callable[[Wording], T], size: int) -> tuple[Engine, T]:
+        """Who answers, and what `words` makes of a text of `size` characters with its tokenizer.
+
+        A long text is worked at beside the event loop. Where another model takes over meanwhile, it is done again.
+        """
+        while True:
+            engine = self.engine()
+            made = await asyncio.to_thread(words, engine.wording) if size > LARGE_TEXT else words(engine.wording)
+            if engine is self.answering.current:
+                return engine, made
+
+    def begin(
+        self, engine: Engine, body: ChatRequest | CompletionRequest, prompts: list[list[int]], opened: bool
+    ) -> Reply:
         """Hand prompts to the engine; the reply is what becomes of them."""
-        engine, samples = self.engine(), body.n or 1
+        samples = body.n or 1
+        if not engine.ready:
+            raise starting()
         assert engine.facts is not None
         if samples * len(prompts) > self.options.samples:
             rule = f"n times prompts: {samples * len(prompts)}: must be at most {self.options.samples}"
@@ -140,34 +159,21 @@ def routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise RequestError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
-        wording = service.engine().wording
-        if sum(len(message.text) for message in body.messages) > LARGE_TEXT:
-            prompt, opened = await asyncio.to_thread(wording.chat, body.messages)
-        else:
-            prompt, opened = wording.chat(body.messages)
-        return service.begin(body, [prompt], opened)
+        size = sum(len(message.text) for message in body.messages)
+        engine, (prompt, opened) = await service.worded(lambda wording: wording.chat(body.messages), size)
+        return service.begin(engine, body, [prompt], opened)
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
         """Go on from a text."""
         service.check_model(body.model)
-        engine = service.engine()
-        prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
-        if isinstance(prompts[0], int):
-            prompts = [prompts]
+        given = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+        prompts: list[Any] = [given] if isinstance(given[0], int) else given
         if len(prompts) > service.options.samples:
             raise RequestError(400, f"prompt: must be at most {service.options.samples}", param="prompt")
-        tokens = []
-        for prompt in prompts:
-            if isinstance(prompt, str):
-                large = len(prompt) > LARGE_TEXT
-                encode = engine.wording.encode
-                tokens.append(await asyncio.to_thread(encode, prompt) if large else encode(prompt))
-            else:
-                if max(prompt) >= len(engine.wording.tokenizer):
-                    raise RequestError(400, "prompt: token ids must be in the model's vocabulary", param="prompt")
-                tokens.append(prompt)
-        return service.begin(body, tokens, opened=False)
+        size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        engine, tokens = await service.worded(lambda wording: [wording.prompt(prompt) for prompt in prompts], size)
+        return service.begin(engine, body, tokens, opened=False)
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -210,8 +216,13 @@ def _model(service: Service) -> dict[str, Any]:
     assert engine.facts is not None
     facts = {"parameters": engine.facts.parameters, "activated_parameters": engine.facts.activated}
     return {
-        **{"id": service.name, "object": "model", "created": 0, "owned_by": "r1flow"},
-        **{"version": engine.facts.digest, "max_model_len": engine.facts.max_length, **facts},
+        "id": service.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "r1flow",
+        "version": engine.facts.digest,
+        "max_model_len": engine.facts.max_length,
+        **facts,
     }
 
 
@@ -266,8 +277,7 @@ def make_app(
     async def bug(request: Request, error: Exception) -> Response:
         return _refusal(RequestError(500, "a bug of the server: its log says more"))
 
-    gate = Gate, {"keys": Keys(keys), "rates": Rates(options.requests_per_minute)}
-    app.add_middleware(gate[0], **gate[1], body_bytes=options.body_bytes, receive_seconds=options.receive_seconds)
+    app.add_middleware(Gate, keys=Keys(keys), rates=Rates(options.requests_per_minute), options=options)
     app.add_middleware(_Count, metrics=service.metrics)
     return app
 

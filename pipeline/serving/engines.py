@@ -156,7 +156,7 @@ class Engine:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
-        """Until it is ready. Raises InputError where the folder holds no model, EngineLostError where loading ends it."""
+        """Until it is ready. Raises InputError where the folder is no model, EngineLostError where loading ends it."""
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keeper = asyncio.create_task(self._keep(started))
         try:
@@ -209,7 +209,7 @@ class Engine:
     # ------------------------------------------------------------ the process
 
     async def _keep(self, started: "asyncio.Future[None]") -> None:
-        """Run the process, again and again, until it is told to stop, or ends before it was ready for the first time."""
+        """Run the process again and again, until it is told to stop, or ends before it was ready once."""
         wait = 0.0
         while not self._stopping:
             begun = time.monotonic()

@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import InputError
+from pipeline.params import Serving
 from pipeline.serving.errors import RequestError
 
 KEYS_VARIABLE = "R1FLOW_API_KEYS"
@@ -57,7 +59,7 @@ def check_address(host: str, keys: list[str]) -> None:
         local = host == "localhost"
     if not local and not keys:
         raise InputError(
-            f"--host {host}: others can reach this address, so API keys must be given: --api-keys FILE or {KEYS_VARIABLE}"
+            f"--host {host}: others can reach this address: API keys must be given (--api-keys FILE, {KEYS_VARIABLE})"
         )
 
 
@@ -115,9 +117,9 @@ class Rates:
 class Gate:
     """Before everything else: the key, the rate, and a body that is whole, not too large and not too late."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, rates: Rates, body_bytes: int, receive_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, rates: Rates, options: Serving) -> None:
         self._app, self._keys, self._rates = app, keys, rates
-        self._most, self._seconds = body_bytes, receive_seconds
+        self._most, self._seconds = options.body_bytes, options.receive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,7 +172,5 @@ class Gate:
 
 async def answer_error(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     """The error as a response; the connection is closed, for the rest of a body may still come."""
-    from starlette.responses import JSONResponse
-
     headers = error.headers | ({"Connection": "close"} if error.status in (408, 413) else {})
     await JSONResponse(error.body, error.status, headers)(scope, receive, send)

@@ -119,6 +119,10 @@ def serve(folder: Path, host: str, port: int, keys_file: Path | None, machine: M
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot listen: {error.strerror}") from error
+    # Else the second packet of an answer waits for the first one's acknowledgement, 40 ms; asyncio sets this only on
+    # sockets that it has opened itself.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -33,6 +33,14 @@ class Wording:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
+    def prompt(self, given: str | list[int]) -> list[int]:
+        """Tokens of a prompt of /v1/completions. Raises RequestError."""
+        if isinstance(given, str):
+            return self.encode(given)
+        if max(given) >= len(self.tokenizer):
+            raise RequestError(400, f"prompt: token {max(given)}: must be in the model's vocabulary", param="prompt")
+        return given
+
     def chat(self, messages: list[Message]) -> tuple[list[int], bool]:
         """Tokens of a conversation, and whether they end with the thinking opened. Raises RequestError."""
         turns: list[dict[str, str]] = []
@@ -51,7 +59,7 @@ class Wording:
         if self._template is None:
             raise RequestError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except (TemplateError, ValueError, TypeError) as error:
             raise RequestError(400, f"messages: the chat template refuses them: {error}", param="messages") from None
-        return self.encode(str(text)), str(text).rstrip().endswith(OPEN)
+        return self.encode(text), text.rstrip().endswith(OPEN)

@@ -39,6 +39,8 @@ from pipeline.serving import frames
 from pipeline.serving.thinking import OPEN, Thinking
 
 GATHER_SECONDS = 0.01
+ADMIT_SECONDS = 0.02  # that a prompt waits for others while the engine is busy: a step with prompts costs several times
+# one without, and little more for each further prompt
 EXPERTS_SECONDS = 1.0  # between two messages about the experts' load
 CHECKSUMS = "checksums.json"  # of a release: its digest is the release's
 
@@ -95,6 +97,8 @@ class Worker:
         self._engine = Engine(
             model, tokenizer, seed=0, slots=options["slots"], max_length=longest, record_experts=sparse
         )
+        self._arrived: list[dict[str, Any]] = []  # requests that are not with the engine yet
+        self._since = 0.0  # when the first of them came
         self._samples: dict[tuple[int, int], Sample] = {}  # by the engine's request and sample numbers
         self._own: dict[int, set[int]] = {}  # request of the other side -> the engine's
         self._due: dict[tuple[int, int], Update] = {}
@@ -122,18 +126,31 @@ class Worker:
     def _take(self, inbox: "queue.SimpleQueue[Any]", send: Callable[[Any], None]) -> bool:
         """Do what has been asked since, waiting for it where there is nothing else to do."""
         while True:
-            if not self._engine.busy:
+            idle = not (self._engine.busy or self._arrived)
+            if idle:
                 self._flush(send, everything=True)
             try:
-                message = inbox.get(block=not self._engine.busy)
+                message = inbox.get(block=idle)
             except queue.Empty:
-                return True
+                self._admit()
+                if self._engine.busy:
+                    return True
+                continue
             if message is None:
                 return False
             if message["do"] == "submit":
-                self._submit(message)
+                if not self._arrived:
+                    self._since = time.monotonic()
+                self._arrived.append(message)
             else:
                 self._cancel(message["request"])
+
+    def _admit(self) -> None:
+        """Give the engine what has arrived, if it is idle or that has waited long enough."""
+        if self._arrived and (not self._engine.busy or time.monotonic() - self._since >= ADMIT_SECONDS):
+            for message in self._arrived:
+                self._submit(message)
+            self._arrived.clear()
 
     # ------------------------------------------------------------ requests
 
@@ -154,6 +171,7 @@ class Worker:
                     self._close(number, sample)
 
     def _cancel(self, request: int) -> None:
+        self._arrived = [message for message in self._arrived if message["request"] != request]
         for number in self._own.pop(request, ()):
             self._engine.cancel(number)
             for key in [key for key in self._samples if key[0] == number]:
