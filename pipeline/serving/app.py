@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -28,6 +29,7 @@ from pipeline.serving.wording import Wording
 
 PAGE = Path(__file__).with_name("page.html")
 LARGE_TEXT = 20_000  # characters; what is longer is made into tokens beside the event loop
+FIELD = re.compile("[a-z_]+")
 MEASURED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/"})
 
 
@@ -287,8 +289,11 @@ def _refusal(error: RequestError) -> Response:
 
 
 def _explain(error: RequestValidationError) -> RequestError:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    # Of the errors of the forms that a field may have, the one that lies deepest is about the form that was meant.
+    first = max(error.errors(), key=lambda detail: len(detail["loc"]))
+    # Between the names pydantic has those of its types, as `list[str]`: they say nothing to a user.
+    named = [str(part) for part in first["loc"] if isinstance(part, int) or FIELD.fullmatch(part)]
+    place = ".".join(part for part in named if part not in ("body", "str", "int"))
     if first["type"] == "json_invalid":
         return RequestError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
     return RequestError(400, f"{place or 'body'}: {first['msg']}", param=place or None)
