@@ -1,11 +1,15 @@
-"""The recipe as a Prefect flow: the stages of dvc.yaml in order, each one a task that lets DVC do it.
+"""The recipe as a Prefect flow: the stages of dvc.yaml, each one a task that lets DVC do it.
 
 DVC decides whether a stage has to run; Prefect decides when, and how often it is tried. So tasks cache nothing and
 hand over nothing but names. Each stage runs under a supervisor (flows/supervise.py), which also keeps its time limit:
 Prefect's own limit ends the task's function and would leave the stage's processes behind.
+
+A stage begins when all that it needs is done, in dvc.yaml's order, and up to `machine.parallel` of them at a time: they
+share the cores. After a failure none begins any more; those that run come to their end, so that their work is kept.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +18,15 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.client.schemas.objects import TaskRun
+from prefect.futures import PrefectFuture, as_completed
 from prefect.tasks import Task
 from rich.console import Console
 
-from flows.dag import read_dag
+from flows.dag import Dag, read_dag
 from flows.local import environment
 from flows.page import publish
 from flows.report import Outcome, run_table
-from flows.supervise import TIMED_OUT, run
+from flows.supervise import STOPPED, TIMED_OUT, run, stop_all
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
@@ -41,24 +46,29 @@ class StageFailedError(Exception):
 
 
 def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not with a wrong input, a failed gate, a sick run or a spent budget."""
+    """Whether another try may help: not with a wrong input, a failed gate, a sick run, a spent budget, a stop."""
     error = state.data
-    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
+    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET, STOPPED)
     return not (isinstance(error, StageFailedError) and error.exit_code in final)
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
-def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
-    """Bring one stage up to date, in at most `timeout` seconds. Raises StageFailedError."""
+def run_stage(stage: str, root: Path, timeout: float, beside: int = 0) -> Outcome:
+    """Bring one stage up to date, in at most `timeout` seconds, while up to `beside` others run.
+
+    Raises StageFailedError.
+    """
     before = read_state(root, stage)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    status = run(command, cwd=root, env=environment(root), timeout=timeout)
+    status = run(command, cwd=root, env=environment(root) | (shared(beside + 1) if beside else {}), timeout=timeout)
     attempt = read_state(root, stage)
     if status == 0:
         return Outcome(stage, "fresh") if attempt in (before, None) else Outcome(stage, "ran", attempt.seconds)
     exit_code, seconds = EXIT_BUG, 0.0 if attempt in (before, None) else attempt.seconds
     if status == TIMED_OUT:
         reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
+    elif status == STOPPED:
+        exit_code, reason = STOPPED, "stopped"
     elif attempt in (before, None):
         reason = f"`{' '.join(command[1:])}` ended with {status} before the stage ran"
     elif attempt.exit_code is None:
@@ -70,31 +80,61 @@ def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
     raise StageFailedError(stage, exit_code, reason, seconds)
 
 
+def shared(stages: int) -> dict[str, str]:
+    """Environment of one of `stages` that share the machine: its part of the cores, lines instead of a moving bar."""
+    cores = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // stages))
+    return {"OMP_NUM_THREADS": cores, "POLARS_MAX_THREADS": cores, "TTY_COMPATIBLE": "0"}
+
+
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
     """Bring the project at `root` up to date, as far as the stage `until`, and write its page.
 
     Raises StageFailedError, InputError.
     """
-    machine = load_params(root / PARAMS_FILE).machine
-    run_task = run_stage.with_options(retries=machine.retries)
-    stages = read_dag(root).until(until)
-    outcomes: list[Outcome] = []
+    dag = read_dag(root)
+    stages = dag.until(until)
+    outcomes: dict[str, Outcome] = {}
     ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
-        for stage in stages:
-            outcomes.append(Outcome(stage, "stopped"))  # unless it comes to an end
-            outcomes[-1] = run_task(stage, root, machine.stage_timeout_hours * 3600)
+        bring_up_to_date(root, dag, stages, outcomes)
         ended = True
-    except StageFailedError as error:
-        outcomes[-1] = error.outcome
+    except StageFailedError:
         ended = True
         raise
     finally:
-        missing = [Outcome(stage, "not reached") for stage in stages[len(outcomes) :]]
-        Console().print(run_table(root, [*outcomes, *missing]))
+        stop_all()
+        Console().print(run_table(root, [outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages]))
         if ended:
             print(publish(root), flush=True)
+
+
+def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome]) -> None:
+    """Run `stages` and note how each came out. Raises the first StageFailedError once nothing runs any more."""
+    machine = load_params(root / PARAMS_FILE).machine
+    run_task = run_stage.with_options(retries=machine.retries)
+    running: dict[PrefectFuture[Outcome], str] = {}
+    failure: BaseException | None = None
+    while True:
+        done = {stage for stage, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
+        ready = [stage for stage in stages if stage not in outcomes and dag.needs[stage] <= done]
+        chosen = [] if failure else ready[: machine.parallel - len(running)]
+        beside = len(running) + len(chosen) - 1
+        for stage in chosen:
+            outcomes[stage] = Outcome(stage, "stopped")  # unless it comes to an end
+            running[run_task.submit(stage, root, machine.stage_timeout_hours * 3600, beside)] = stage
+        if not running:
+            break
+        future = next(as_completed(list(running)))
+        stage, result = running.pop(future), future.result(raise_on_failure=False)
+        if isinstance(result, Outcome):
+            outcomes[stage] = result
+            continue
+        if isinstance(result, StageFailedError):
+            outcomes[stage] = result.outcome
+        failure = failure or result
+    if failure is not None:
+        raise failure
 
 
 def main(arguments: Sequence[str]) -> int:

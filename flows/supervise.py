@@ -29,7 +29,22 @@ from pipeline.process import adopt_orphans, die_with_parent
 TIMED_OUT = 124  # as timeout(1) says it
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL: enough for a stage to write its state and leave its checkpoint
 POLL = 0.05  # seconds
+STOPPED = 128 + signal.SIGTERM
 KILL_ATTEMPTS = 20  # of 0.5 s each; only a process stuck in the kernel survives one
+
+_running: set[subprocess.Popen[bytes]] = set()
+_stopping = False
+
+
+def stop_all() -> None:
+    """End every command of this process, whichever threads wait for them; later ones end before they begin.
+
+    For the thread that hears the signal while others wait: each `run` returns STOPPED once nothing is left of its own.
+    """
+    global _stopping
+    _stopping = True
+    for supervisor in tuple(_running):
+        supervisor.terminate()
 
 
 def run(
@@ -40,7 +55,8 @@ def run(
     timeout: float | None = None,
     grace: float = GRACE,
 ) -> int:
-    """Run `command` under a supervisor. Returns its exit status; 128 + n for signal n; TIMED_OUT after `timeout` s.
+    """Run `command` under a supervisor. Returns its exit status; 128 + n for signal n; TIMED_OUT after `timeout` s;
+    STOPPED after `stop_all`.
 
     Whatever ends this call, by return or by an exception, no descendant of the command is left behind.
     """
@@ -52,9 +68,13 @@ def run(
         stdin=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C at the terminal reaches the caller alone; the tree hears of it from here
     )
+    _running.add(supervisor)
     try:
+        if _stopping:
+            supervisor.terminate()
         return _status(supervisor.wait())
     finally:
+        _running.discard(supervisor)
         assert supervisor.stdin is not None
         supervisor.stdin.close()
         supervisor.wait()
@@ -74,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
             status = _status(child.returncode)
             break
         if stop_requests or _is_cut(sys.stdin.fileno()):
-            status = 128 + signal.SIGTERM
+            status = STOPPED
             break
     _end_descendants(child, grace)
     return status

@@ -80,6 +80,15 @@ def work(stage, root, behaviour):
             raise RuntimeError("out of luck")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "slow":
+            time.sleep(3)
+        case "meet":
+            (root / "played" / stage).touch()
+            deadline = time.monotonic() + 30
+            while not all((root / "played" / other).exists() for other in ("first", "aside")):
+                if time.monotonic() > deadline:
+                    raise GateFailedError("nobody came")
+                time.sleep(0.05)
         case "hang":
             subprocess.Popen([sys.executable, "-c", DETACHED], start_new_session=True)
             (root / "played" / "hangs").touch()

@@ -6,11 +6,13 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
+from pipeline.model.cache import SlotCache
 from pipeline.model.decoder import Decoder
 from pipeline.params import Sampling
 from pipeline.progress import Progress
 
-SLOTS = 256  # sequences at a time
+SLOTS = 1024  # sequences at a time, at most: more of them share what reading the weights costs …
+CACHE_BYTES = 2**30  # … as long as what they keep stays below this; 16 at least
 
 
 def generate(
@@ -33,13 +35,10 @@ def generate(
         for prompt in prompts
     ]
     longest = max((len(request.prompt) for request in requests), default=0) + sampling.max_new_tokens
-    engine = Engine(
-        model,
-        tokenizer,
-        seed=seed,
-        slots=min(SLOTS, max(1, samples * len(requests))),
-        max_length=min(longest, model.config.max_position_embeddings),
-    )
+    length = min(longest, model.config.max_position_embeddings)
+    room = max(16, CACHE_BYTES // SlotCache.slot_bytes(model.config, length, model.unembedding.dtype))
+    slots = min(SLOTS, room, max(1, samples * len(requests)))
+    engine = Engine(model, tokenizer, seed=seed, slots=slots, max_length=length)
     for request in requests:
         engine.submit(request)
     done: dict[tuple[int, int], Completion] = {}

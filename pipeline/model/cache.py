@@ -26,6 +26,14 @@ FEW = 16
 """Rows up to which copying one after the other takes less time than gathering and scattering them."""
 
 
+def _planes(config: ModelConfig) -> tuple[int, int, int]:
+    """Planes, G and width: keys and values, or the latent, which is key and value in one."""
+    attention = config.attention
+    if isinstance(attention, LatentAttention):
+        return 1, 1, attention.kv_lora_rank + attention.qk_rope_head_dim
+    return 2, attention.num_key_value_heads, attention.head_dim
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
     """What `SlotCache.begin` was told of the run: the place of every token, and how far each decoding row reaches."""
@@ -46,18 +54,18 @@ class SlotCache:
     def __init__(
         self, config: ModelConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        attention = config.attention
-        latent = isinstance(attention, LatentAttention)
-        if isinstance(attention, LatentAttention):
-            groups, width = 1, attention.kv_lora_rank + attention.qk_rope_head_dim
-        else:
-            groups, width = attention.num_key_value_heads, attention.head_dim
+        planes, groups, width = _planes(config)
         shape = (config.num_hidden_layers, slots, groups, max_length, width)
         # Zeros, because a row's unwritten end is multiplied with the weight 0, and 0 · nan is nan.
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        # A latent is key and value in one.
-        self._values = None if latent else torch.zeros_like(self._keys)
+        self._values = None if planes == 1 else torch.zeros_like(self._keys)
         self._begun = _Run(torch.empty(0), torch.empty(0), 0, None)
+
+    @staticmethod
+    def slot_bytes(config: ModelConfig, max_length: int, dtype: torch.dtype) -> int:
+        """What one slot takes."""
+        planes, groups, width = _planes(config)
+        return config.num_hidden_layers * planes * groups * max_length * width * dtype.itemsize
 
     @property
     def max_length(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
@@ -42,7 +42,7 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32, device: t
         raw |= {"eos_token_id": _read_json(folder / GENERATION).get("eos_token_id", raw.get("eos_token_id"))}
     with torch.device("meta"):
         model = Decoder(ModelConfig.from_hf(raw))
-    model.cast(dtype).to_empty(device=device)
+    take_memory(model.cast(dtype), device)
     slots = disk_tensors(model)
     found: set[str] = set()
     unexpected: list[str] = []
@@ -60,6 +60,15 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32, device: t
     if head is not None and not torch.equal(head.to(dtype), model.unembedding.cpu()):
         raise InputError(f"{folder}: lm_head.weight is not the embedding: must be, as tie_word_embeddings = true")
     return model
+
+
+def take_memory(model: nn.Module, device: torch.device | str) -> None:
+    """Give a model that was made on the meta device memory of its own; what is in it is undefined, as of `to_empty`.
+
+    That one costs a second the first time, as torch makes tensors like meta ones by way of Python.
+    """
+    held = {name: torch.empty(held.shape, dtype=held.dtype, device=device) for name, held in model.state_dict().items()}
+    model.load_state_dict(held, assign=True)
 
 
 def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10**9) -> None:

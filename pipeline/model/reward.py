@@ -26,7 +26,7 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
 from pipeline.model.attention import PackedSequences
-from pipeline.model.checkpoint import disk_tensors
+from pipeline.model.checkpoint import disk_tensors, take_memory
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder, Output
 from pipeline.model.layers import Linear
@@ -143,7 +143,7 @@ def load_reward(folder: Path | str) -> RewardModel:
         raise InputError(f"{folder}: is not a reward model of stage preference: {error}") from error
     with torch.device("meta"):
         model = RewardModel(ModelConfig.from_hf(raw), Scale(**scale))
-    model.to_empty(device="cpu")
+    take_memory(model, "cpu")
     slots = _tensors(model)
     shapes, expected = ({name: tuple(tensor.shape) for name, tensor in part.items()} for part in (given, slots))
     if shapes != expected:

@@ -48,7 +48,8 @@ class Budget(Section):
 class Machine(Section):
     """Where things run."""
 
-    threads: Count | None = None  # None: one per core
+    threads: Count | None = None  # None: one per core, or this stage's part of them where others run beside it
+    parallel: Count = 1  # stages at a time, of those that do not need each other
     stage_timeout_hours: Positive = 24.0
     retries: Annotated[int, Field(ge=0)] = 1
     prices: Prices = Prices()

@@ -12,6 +12,7 @@ from pipeline.tracking import read_run
 POINTS = 240  # of a curve
 # What the page shows at once, in this order; the others fold away.
 FIRST = ("loss", "reward", "right", "length", "entropy", "kl", "preference", "gradient_norm", "truncated", "imbalance")
+EXPERTS = "imbalance"  # of their load; 0 throughout in a dense model, which has none
 CLOCKS = ("_s", "_per_s")  # names of times and rates end so: they are in the costs
 
 Curve = list[tuple[float, float]]
@@ -40,6 +41,8 @@ def _curves(steps: tuple[tuple[int, Mapping[str, float]], ...]) -> dict[str, Cur
         for name, value in figures.items():
             if math.isfinite(value) and not name.endswith(CLOCKS):
                 values.setdefault(name, {})[step] = value
+    if not any(values.get(EXPERTS, {}).values()):
+        values.pop(EXPERTS, None)
     names = sorted((name for name in values if len(values[name]) > 1), key=_place)
     return {name: thinned(sorted(values[name].items())) for name in names}
 

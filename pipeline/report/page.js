@@ -188,7 +188,7 @@ function drawPareto(place, width) {
     const [across, down] = points[index], best = front.includes(model), drawn = svg("g", {});
     if (model.low !== null) drawn.append(svg("line", { x1: across, x2: across, y1: y(model.low), y2: y(model.high), stroke: "var(--dim)", "stroke-width": 1.2 }));
     drawn.append(svg("circle", { cx: across, cy: down, r: 6, fill: best ? "var(--accent)" : "var(--card)", stroke: "var(--accent)", "stroke-width": 2 }));
-    const name = brief(model), long = name.length * 6.9;
+    const name = brief(model), long = name.length * 6.9 + 6;
     for (const [right, below] of [[10, 4], [-10 - long, 4], [10, 19], [10, -11], [-10 - long, 19], [-10 - long, -11]]) {
       const room = [across + right, down + below - 11, across + right + long, down + below + 3];
       const free = room[0] >= left && room[2] <= width && room[1] >= 0 && room[3] <= height - bottom && !taken.some((other) => room[0] < other[2] && other[0] < room[2] && room[1] < other[3] && other[1] < room[3]);

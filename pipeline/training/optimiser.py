@@ -4,6 +4,7 @@ Weight decay holds for matrices only: gains and biases have no scale to be kept 
 """
 
 import math
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,15 @@ def learning_rate(options: Optimisation, step: int) -> float:
     return options.learning_rate * (options.final_learning_rate + (1 - options.final_learning_rate) * cosine)
 
 
-def adamw(model: nn.Module, options: Optimisation) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's, its methods without the wrappers that import torch's compiler at the first call, which takes seconds."""
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+
+
+def adamw(model: nn.Module, options: Optimisation) -> AdamW:
     """The optimiser of all parameters that learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -29,7 +38,7 @@ def adamw(model: nn.Module, options: Optimisation) -> torch.optim.AdamW:
         {"params": [parameter for parameter in learning if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (options.beta1, options.beta2)
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
+    return AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
 
 
 def gradient_norm(gradients: list[Tensor]) -> float:

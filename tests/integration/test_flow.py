@@ -47,6 +47,28 @@ def test_a_run_with_failures_and_the_run_that_completes_it(flow_project: FlowPro
     assert subprocess.run([sys.executable, "-m", "dvc", "status", "-q"], cwd=flow_project.root).returncode == 0
 
 
+def test_stages_that_do_not_need_each_other_run_side_by_side(flow_project: FlowProject) -> None:
+    params = flow_project.root / "params.yaml"
+    params.write_text(params.read_text().replace("machine: {", "machine: {parallel: 2, "))
+    flow_project.behave(first="meet", aside="meet")  # each waits for the other
+    result = run_flow(flow_project)
+    assert result.returncode == 0, result.stderr
+    assert rows(result.stdout) == {"first": "ran", "aside": "ran", "last": "ran"}
+    assert flow_project.calls()[2] == "last"
+    assert subprocess.run([sys.executable, "-m", "dvc", "status", "-q"], cwd=flow_project.root).returncode == 0
+
+
+def test_after_a_failure_nothing_new_begins_and_what_runs_is_finished(flow_project: FlowProject) -> None:
+    params = flow_project.root / "params.yaml"
+    params.write_text(params.read_text().replace("machine: {", "machine: {parallel: 2, "))
+    flow_project.behave(first="slow", aside="gate")
+    result = run_flow(flow_project)
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == "aside: share_quarantined: 0.4 is above 0.2"
+    states = rows(result.stdout)
+    assert [states[stage] for stage in ("first", "aside", "last")] == ["ran", "failed", "not reached"]
+
+
 def test_a_mistyped_stage_is_refused_before_prefect_starts(
     flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,12 @@ def test_latent_attention_keeps_the_compressed_latent_alone() -> None:
     assert cache_of("llama-grouped", slots=5, max_length=40).nbytes == 4 * layers * 5 * 40 * 2 * (2 * 8)
 
 
+@pytest.mark.parametrize("case", ["deepseek-yarn", "llama-grouped"])
+def test_a_slot_takes_its_share_of_the_cache(case: str) -> None:
+    config = ModelConfig.from_hf(config_of(case))
+    assert SlotCache.slot_bytes(config, 40, torch.float32) * 5 == cache_of(case, slots=5, max_length=40).nbytes
+
+
 def test_a_full_row_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="the cache of 40 tokens a row is full"):
         cache_of("llama-grouped").begin(torch.tensor([40]), 40)
