@@ -229,9 +229,9 @@ class Engine:
             begun = time.monotonic()
             try:
                 await self._run(started)
-            except InputError as error:
+            except (InputError, OSError) as error:  # no model; or no process can be started
                 if not started.done():
-                    started.set_exception(error)
+                    started.set_exception(error if isinstance(error, InputError) else EngineLostError(str(error)))
                     return
                 logger.error("engine: %s", error)
             if not started.done():
