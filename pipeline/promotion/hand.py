@@ -1,7 +1,8 @@
 """What a person does on the command line instead of in MLflow's page: promote, roll back.
 
 Both move the alias. Where a server of this project follows it, the server decides, and its decision is waited for.
-Where none does, the move itself is recorded, and the next server that starts tries the version before it lets it answer.
+Where none does, the move itself is recorded, and the next server that starts tries the version before it answers
+with it.
 """
 
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.promotion.ledger import Entry, Event, Kind, Ledger, champions
-from pipeline.promotion.outcome import Outcomes, ask_for, mark, person
+from pipeline.promotion.outcome import Announce, Outcomes, ask_for, mark, person
 from pipeline.running import find_server
 from pipeline.tracking import Aliases, Version
 
@@ -30,6 +31,7 @@ class Hand:
 
     root: Path
     params: Params
+    announce: Announce
 
     def promote(self, model: str, number: int, why: str) -> Entry:
         """What became of it. Raises InputError where there is no such version or it is champion already."""
@@ -63,14 +65,11 @@ class Hand:
         aliases.move(version)
         was = mark(before) if before is not None else marks[-1] if marks else None
         event = Event(uuid.uuid4().hex, person(), kind, version.model, was, mark(version), why, tried=False)
-        recorded: list[Entry] = []
-        Outcomes(self.root, aliases, ledger, recorded.append).settle(event)
-        return recorded[0] if recorded else ledger.entries()[-1]
+        Outcomes(self.root, aliases, ledger, self.announce).settle(event)
+        return ledger.entries()[-1]
 
 
-def _decision(
-    ledger: Ledger, version: Version, known: int, seconds: float
-) -> Entry:
+def _decision(ledger: Ledger, version: Version, known: int, seconds: float) -> Entry:
     """The entry after the `known` ones that is about this version: it took over, or did not."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

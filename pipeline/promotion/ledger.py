@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What is to be recorded: who was champion `before`, and what was promoted, refused or gone back to `after` that."""
+    """What is to be recorded: what was champion `before`, what was promoted, refused or gone back to `after` that."""
 
     identity: str  # recorded once, however often it is tried
     who: str

@@ -113,9 +113,7 @@ class Service:
             self.mirror(body, words)
         return reply
 
-    def asks(
-        self, engine: Engine, body: Body, prompts: list[list[int]], opened: bool, identity: str
-    ) -> list[Ask]:
+    def asks(self, engine: Engine, body: Body, prompts: list[list[int]], opened: bool, identity: str) -> list[Ask]:
         """Prompts as the engine takes them. Raises RequestError where it cannot, or not now."""
         samples = body.n or 1
         if not engine.ready:

@@ -104,7 +104,9 @@ class Follower:
                 f"{self._model}: no version is champion; `r1flow run` registers releases, `r1flow promote` makes one"
             )
         failed: list[str] = []
-        for number in dict.fromkeys([*_numbers(marks[-1:]), *([asked.number] if asked else []), *_numbers(marks[::-1])]):
+        # What answered last is known to; then what the alias asks for; then what answered before.
+        wanted = [*marks[-1:], *([mark(asked)] if asked else []), *reversed(marks)]
+        for number in dict.fromkeys(known.version for known in wanted):
             try:
                 version = await asyncio.to_thread(self._aliases.version, self._model, number)
                 self._service.answering.switch(await self._loaded(version))
@@ -230,7 +232,8 @@ class Follower:
         options = self._options
         if engine.restarts >= CRASHES:
             return f"its process ended {engine.restarts} times"
-        if reason := engine.tally.trouble(watch.since, Bounds(options.errors, options.latency_seconds, options.requests)):
+        bounds = Bounds(options.errors, options.latency_seconds, options.requests)
+        if reason := engine.tally.trouble(watch.since, bounds):
             return reason
         if time.monotonic() > watch.until:
             self._watch = None
@@ -285,10 +288,6 @@ class Follower:
         if self._now is not None:
             kept.add(self._now.digest)
         await asyncio.to_thread(keep_only, self._root, kept)
-
-
-def _numbers(marks: list[Mark]) -> list[int]:
-    return [known.version for known in marks]
 
 
 def _me() -> str:

@@ -50,8 +50,15 @@ def held_out(root: Path, count: int) -> list[Question]:
     where = f"machine.serving.follow.problems: {count}: {root / PROBLEMS}"
     if not (root / PROBLEMS).is_file():
         raise InputError(f"{where}: missing; 0 to compare no answers")
-    table = read_table(root / PROBLEMS, Problem).filter((pl.col("split") == "evaluation") & (pl.col("verifier") != "none"))
-    rows = table.sort("id").head(count).select("id", "prompt", "gold", "verifier").iter_rows(named=True)
+    checkable = (pl.col("split") == "evaluation") & (pl.col("verifier") != "none")
+    rows = (
+        read_table(root / PROBLEMS, Problem)
+        .filter(checkable)
+        .sort("id")
+        .head(count)
+        .select("id", "prompt", "gold", "verifier")
+        .iter_rows(named=True)
+    )
     if not (questions := [Question(**row) for row in rows]):
         raise InputError(f"{where}: has no held-out problem that can be checked; 0 to compare no answers")
     return questions
