@@ -29,7 +29,6 @@ def ask_server(question: str, server: Running, params: Params) -> chat.Completio
     body = {
         "model": server.model,
         "messages": [{"role": "user", "content": question}],
-        "max_tokens": min(options.max_new_tokens, params.machine.serving.max_tokens),
         "seed": params.seed,
         "temperature": options.temperature,
         **({"top_p": options.top_p} if options.temperature else {}),

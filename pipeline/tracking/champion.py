@@ -73,9 +73,9 @@ class Aliases:
         with self._explained():
             from mlflow.artifacts import download_artifacts
 
-            download_artifacts(
-                f"{version.source}/{FOLDER}", dst_path=str(folder), tracking_uri=self._client.tracking_uri
-            )
+            uri = self._client.tracking_uri
+            files = f"models:/{version.model}/{version.number}/{FOLDER}"
+            download_artifacts(files, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
         for entry in (folder / FOLDER).iterdir():
             entry.rename(folder / entry.name)
         (folder / FOLDER).rmdir()

@@ -55,7 +55,7 @@ def test_what_was_changed_is_found(tmp_path: Path, change: str) -> None:
     else:
         second.write_text(third.read_text())
         third.write_text(text)
-    with pytest.raises(InputError, match="entry [23]: "):
+    with pytest.raises(InputError, match=r"entry [23]: "):
         ledger.verify()
 
 
@@ -137,6 +137,6 @@ def test_an_outcome_that_is_cut_off_anywhere_is_finished_at_the_next_start(tmp_p
         assert ASKED not in registry.tags[2]
         assert not (root / "runs" / "serving" / "pending.json").exists()
         if whole:
-            assert cut > 1
+            assert cut > 0
             return
     raise AssertionError("more calls than expected")

@@ -66,13 +66,15 @@ def taught(thinking: str, answer: str, config: dict[str, Any] = DENSE) -> Decode
 class Project:
     """`follow` as params.machine.serving.follow."""
 
-    def __init__(self, root: Path, **follow: Any) -> None:
-        self.root, self.tracking = root, Tracking()
+    def __init__(self, root: Path, uri: str | None = None, **follow: Any) -> None:
+        self.root, self.tracking = root, Tracking(uri=uri)
         root.mkdir(parents=True, exist_ok=True)
         self.options = {"every_seconds": 0.5, "problems": 8, "shadow": 1.0, "shadow_seconds": 1.0} | follow
         serving = {"slots": 8, "follow": self.options}
+        tracking = {"uri": uri}
         (root / "params.yaml").write_text(
             PARAMS.replace("machine: {retries: 1}", f"machine: {{serving: {json.dumps(serving)}}}")
+            + f"tracking: {json.dumps(tracking)}\n"
         )
         (root / "dvc.yaml").write_text("stages: {}\n")
         problems = [

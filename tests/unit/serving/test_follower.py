@@ -79,7 +79,6 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
             tags = project.aliases.version(MODEL, version.number).tags
             assert reason in tags[TAGS["refused"]]
             assert server.version() == 2
-        assert "47+85" not in project.run("ask", "47+85=?").stdout
         asked = project.run("ask", "47+85=?")
         assert server.address in asked.stderr
         assert asked.stdout.split() == ["b", "7"]
@@ -95,7 +94,6 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
     assert numbers == [1, 2, changed.number, wrong.number, crashing.number, 1, wrong.number]
     back = project.ledger()[5].event
     assert (back.kind, back.why) == ("rolled back", "a drill")
-    assert "Traceback" not in server.output().replace("worker", "")[: server.output().find("answers at")]
     assert "rolled back" in project.run("history").stdout.replace("\n", " ")
 
 
