@@ -186,12 +186,12 @@ def history(
     """Who was champion when, and what was refused: the ledger, after a look at whether it is whole."""
     from rich.console import Console
 
-    from pipeline.promotion.table import history_table
+    from pipeline.promotion.table import history_tables
 
     ledger = _hand().ledger()
     ledger.verify()
     entries = [entry for entry in ledger.entries() if name in (None, entry.event.model)]
-    Console().print(history_table(entries) if entries else f"{ledger.place}: no entries yet")
+    Console().print(*(history_tables(entries) if entries else [f"{ledger.place}: no entries yet"]))
 
 
 def _hand() -> "Hand":
@@ -208,9 +208,9 @@ def _show_entry(entry: "Entry", wanted: int) -> None:
     from rich.console import Console
 
     from pipeline.errors import GateFailedError
-    from pipeline.promotion.table import history_table
+    from pipeline.promotion.table import history_tables
 
-    Console().print(history_table([entry]))
+    Console().print(*history_tables([entry]))
     if entry.event.kind == "refused" or entry.event.after.version != wanted:
         raise GateFailedError(f"{entry.event.model} version {wanted}: refused: {entry.event.why}")
 
