@@ -9,8 +9,8 @@ class Parity(Section):
     """How closely the trained weights, the exported files, transformers and the engine must agree."""
 
     problems: Count = 64  # held-out ones that every release answers again, as often as in the evaluation
-    # How far 99 of 100 tokens' log-probabilities may lie apart, in nats. Float32 needs 1e-5; where the weights are
-    # bfloat16, another order of sums alone moves them by some 1e-2.
+    # How far 99 of 100 tokens' log-probabilities may lie apart, in nats. The default recipe's float32 needs 1e-5;
+    # bfloat16 needs more, as another order of sums moves it further.
     log_probability: Positive = 1e-3
 
 

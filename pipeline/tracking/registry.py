@@ -193,7 +193,8 @@ def _describe(client: "MlflowClient", run: "Run", model: "LoggedModel", submissi
         for name, value in submission.inputs.items()
     ]
     client.log_inputs(run_id, datasets=datasets)
-    if not client.get_run(run_id).outputs.model_outputs:  # MLflow refuses to note one again
+    known_outputs = client.get_run(run_id).outputs
+    if known_outputs is None or not known_outputs.model_outputs:  # MLflow refuses to note one again
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     known = {"model_id": model.model_id, "dataset_name": path, "dataset_digest": checksum[:32], "run_id": run_id}
     metrics = [Metric(name, value, run.info.start_time, 0, **known) for name, value in submission.metrics.items()]
