@@ -16,40 +16,22 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State as PrefectState
-from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture, as_completed
-from prefect.tasks import Task
 from rich.console import Console
 
+from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
 from flows.dag import Dag, read_dag
-from flows.local import environment
 from flows.page import publish
+from flows.registration import register
+from flows.releases import releases_table
 from flows.report import Outcome, run_table
-from flows.supervise import STOPPED, TIMED_OUT, run, stop_all
-from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
+from flows.supervise import stop_all
+from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
 from pipeline.process import exit_on_signals
-from pipeline.state import read_state
-
-RETRY_DELAY = 5.0  # seconds
-
-
-class StageFailedError(Exception):
-    """A stage did not end well. `exit_code` is the stage's own, not DVC's."""
-
-    def __init__(self, stage: str, exit_code: int, reason: str, seconds: float) -> None:
-        super().__init__(f"{stage}: {reason}")
-        self.exit_code = exit_code
-        self.outcome = Outcome(stage, "failed", seconds)
-
-
-def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not with a wrong input, a failed gate, a sick run, a spent budget, a stop."""
-    error = state.data
-    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET, STOPPED)
-    return not (isinstance(error, StageFailedError) and error.exit_code in final)
+from pipeline.release.record import REGISTRATION
+from pipeline.release.record import STAGE as DEPLOYMENT
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
@@ -58,26 +40,8 @@ def run_stage(stage: str, root: Path, timeout: float, beside: int = 0) -> Outcom
 
     Raises StageFailedError.
     """
-    before = read_state(root, stage)
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    status = run(command, cwd=root, env=environment(root) | (shared(beside + 1) if beside else {}), timeout=timeout)
-    attempt = read_state(root, stage)
-    if status == 0:
-        return Outcome(stage, "fresh") if attempt in (before, None) else Outcome(stage, "ran", attempt.seconds)
-    exit_code, seconds = EXIT_BUG, 0.0 if attempt in (before, None) else attempt.seconds
-    if status == TIMED_OUT:
-        reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
-    elif status == STOPPED:
-        exit_code, reason = STOPPED, "stopped"
-    elif attempt in (before, None):
-        reason = f"`{' '.join(command[1:])}` ended with {status} before the stage ran"
-    elif attempt.exit_code is None:
-        reason = f"killed (process {attempt.pid})"
-    elif attempt.exit_code == 0:
-        reason = "done, but DVC did not take its outputs"
-    else:
-        exit_code, reason = attempt.exit_code, attempt.error
-    raise StageFailedError(stage, exit_code, reason, seconds)
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    return attempt(stage, command, root, timeout, shared(beside + 1) if beside else {})
 
 
 def shared(stages: int) -> dict[str, str]:
@@ -88,23 +52,28 @@ def shared(stages: int) -> dict[str, str]:
 
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
-    """Bring the project at `root` up to date, as far as the stage `until`, and write its page.
+    """Bring the project at `root` up to date, as far as the stage `until`, register its releases and write its page.
 
     Raises StageFailedError, InputError.
     """
     dag = read_dag(root)
     stages = dag.until(until)
+    parts = [*stages, REGISTRATION] if DEPLOYMENT in stages else stages
     outcomes: dict[str, Outcome] = {}
     ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
         bring_up_to_date(root, dag, stages, outcomes)
+        if REGISTRATION in parts:
+            register_releases(root, outcomes)
         ended = True
     except StageFailedError:
         ended = True
         raise
     finally:
         stop_all()
-        Console().print(run_table(root, [outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages]))
+        Console().print(run_table(root, [outcomes.get(part, Outcome(part, "not reached")) for part in parts]))
+        if REGISTRATION in outcomes and outcomes[REGISTRATION].state in ("ran", "fresh"):
+            Console().print(releases_table(root))
         if ended:
             print(publish(root), flush=True)
 
@@ -135,6 +104,18 @@ def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict
         failure = failure or result
     if failure is not None:
         raise failure
+
+
+def register_releases(root: Path, outcomes: dict[str, Outcome]) -> None:
+    """Register what the stages have released, and note how that came out. Raises StageFailedError."""
+    machine = load_params(root / PARAMS_FILE).machine
+    outcomes[REGISTRATION] = Outcome(REGISTRATION, "stopped")  # unless it comes to an end
+    try:
+        run_task = register.with_options(retries=machine.retries)
+        outcomes[REGISTRATION] = run_task(root, machine.stage_timeout_hours * 3600)
+    except StageFailedError as error:
+        outcomes[REGISTRATION] = error.outcome
+        raise
 
 
 def main(arguments: Sequence[str]) -> int:
