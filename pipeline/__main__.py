@@ -52,7 +52,7 @@ def run_stage(stage: str, root: Path) -> None:
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
         described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
-            job = Job(stage, root, work.key, tracker.log, tracker.table, account)
+            job = Job(stage, root, work.key, tracker.log, tracker.table, account, work.deps)
             if has_curves := job.output(CURVES) in outputs(root, stage):
                 curves = Curves(job.scratch)
                 job = replace(job, log=both(tracker.log, curves.note))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,6 +96,7 @@ class Job:
     log: Log
     table: Table
     meter: Meter = UNMETERED
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its dependencies: path in the project → SHA-256
 
     @property
     def member(self) -> str:

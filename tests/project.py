@@ -29,6 +29,7 @@ distillation:
       base: *checkpoint
       train: {steps: 1, tokens_per_step: 1, learning_rate: 1e-3}
 evaluation: {problems: 1, samples: 1}
+deployment: {parity: {problems: 1}}
 machine: {retries: 1}
 """ % ("0" * 64)
 

@@ -32,6 +32,7 @@ from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTrain
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
+from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
 from pipeline.params.students import Distillation, OnPolicy, Student
@@ -65,6 +66,7 @@ __all__ = [
     "CuratedCorpus",
     "Curation",
     "Decontamination",
+    "Deployment",
     "DifficultyBand",
     "Distillation",
     "Evaluation",
@@ -89,6 +91,7 @@ __all__ = [
     "Optimisation",
     "PairTraining",
     "Params",
+    "Parity",
     "PolicyLoss",
     "Preference",
     "PreferenceReward",
@@ -134,6 +137,7 @@ class Params(Section):
     general_rl: GeneralRL
     distillation: Distillation
     evaluation: Evaluation
+    deployment: Deployment
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
 

@@ -80,7 +80,7 @@ def test_a_stage_runs_by_its_name_and_writes_to_its_folder(stage: str) -> None:
     outputs = [*definition.get("outs", []), *definition.get("metrics", []), *plots]
     assert outputs
     folder = f"artifacts/{stage}/" + ("${key}/" if repeated else "")
-    assert all(output.startswith(folder) for output in outputs)
+    assert all(f"{output}/".startswith(folder) for output in outputs)
 
 
 def test_plots_draw_columns_of_outputs_with_templates_that_are_there() -> None:

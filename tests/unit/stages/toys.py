@@ -20,6 +20,7 @@ SECTIONS: dict[str, Any] = {
     "preference": {"train": {"steps": 1, "pairs_per_step": 1, "learning_rate": 1e-3}},
     "general_rl": {"train": GRPO | {"prompts": 2}},
     "evaluation": {"problems": 1, "samples": 1},
+    "deployment": {"parity": {"problems": 1}},
 }
 
 

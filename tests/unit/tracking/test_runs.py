@@ -14,10 +14,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pipeline import tracking
 from pipeline.errors import InputError
 from pipeline.params import Tracking
-from pipeline.tracking import Description, Tracker, flatten, keep_file
+from pipeline.tracking import Description, Tracker, flatten, git_tags, keep_file
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import require_answer
 
 pytestmark = pytest.mark.slow  # opening a new store takes seconds
 
@@ -79,14 +80,14 @@ def test_a_file_is_kept_with_a_run_that_has_ended_and_replaced_later(project: Pa
 
 def test_changed_tracked_files_make_the_run_dirty_but_dvc_lock_does_not(project: Path) -> None:
     (project / "dvc.lock").write_text("x")
-    assert tracking._git_tags(project)["git.dirty"] == "false"
+    assert git_tags(project)["git.dirty"] == "false"
     (project / "code").write_text("2")
-    assert tracking._git_tags(project)["git.dirty"] == "true"
+    assert git_tags(project)["git.dirty"] == "true"
     subprocess.run(["git", "checkout", "--quiet", "code"], cwd=project, check=True)
 
 
 def test_outside_git_there_is_no_commit(tmp_path: Path) -> None:
-    assert tracking._git_tags(tmp_path) == {}
+    assert git_tags(tmp_path) == {}
 
 
 def test_a_failed_attempt_is_continued_and_a_finished_one_is_not(project: Path) -> None:
@@ -261,7 +262,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     deadline = time.monotonic() + 90
     while True:
         try:
-            tracking.require_answer(uri)
+            require_answer(uri)
             break
         except InputError:
             assert time.monotonic() < deadline

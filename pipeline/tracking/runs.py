@@ -9,39 +9,27 @@ Tracking must cost a stage next to nothing and must not decide whether it succee
   Tables of samples are kept likewise, but only the last few.
 - The run of an attempt that did not end well is continued by the next attempt at the same work. Its id lies in the
   stage's scratch folder until the run is finished.
-
-The default store is SQLite under runs/mlflow. Two processes that meet a new store at once would both migrate its
-database, so it is opened under a file lock.
 """
 
-import fcntl
-import math
-import os
 import re
-import shutil
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
 from pipeline.files import atomic_file
 from pipeline.pages import table_page
 from pipeline.params import Tracking
+from pipeline.tracking.commit import git_tags
+from pipeline.tracking.store import connect, require_answer, store_lock
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     Figure = tuple[str, float, int, int]  # name, value, milliseconds since the epoch, step
 
 SEND_SECONDS = 5.0  # between two batches
@@ -49,14 +37,7 @@ BATCH = 1000  # figures in a call: the REST interface takes no more
 PARAMS_BATCH = 100  # likewise
 WAITING = 200_000  # figures that wait for a server to come back; beyond that the oldest are given up
 WAITING_TABLES = 20  # likewise
-ANSWER_SECONDS = 5.0
 SYSTEM_SECONDS = 10.0  # between two samples of the system metrics
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -67,17 +48,6 @@ class Description:
     key: str  # pipeline.job.Identity.key
     params: Mapping[str, Any]  # section, dotted where it is a part of one → values, nested
     inputs: Mapping[str, str]  # path in the project → SHA-256
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What a run has logged so far."""
-
-    run_id: str
-    stage: str
-    params: Mapping[str, str]  # section.key → text
-    steps: tuple[tuple[int, Mapping[str, float]], ...]  # step and the figures noted together, in the order of noting:
-    # a step comes again where a run went on from a checkpoint before it
 
 
 class Tracker:
@@ -181,8 +151,8 @@ class _Run:
 
     def __init__(self, options: Tracking, root: Path, description: Description) -> None:
         self._memo = root / "runs" / description.stage / description.key / "mlflow_run"
-        with _lock(root):
-            self._client, experiment = _connect(options, root)
+        with store_lock(root):
+            self._client, experiment = connect(options, root)
         self.id = self._continued() or self._created(experiment, root, description)
 
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -210,7 +180,7 @@ class _Run:
     def _created(self, experiment: str, root: Path, description: Description) -> str:
         from mlflow.entities import Dataset, DatasetInput, Param
 
-        tags = {"stage": description.stage, "key": description.key, **_git_tags(root)}
+        tags = {"stage": description.stage, "key": description.key, **git_tags(root)}
         run_id: str = self._client.create_run(experiment, run_name=description.stage, tags=tags).info.run_id
         params = [Param(name, value) for name, value in flatten(description.params).items()]
         for start in range(0, len(params), PARAMS_BATCH):
@@ -242,70 +212,6 @@ class _Run:
             self._memo.unlink()
 
 
-def read_run(options: Tracking, root: Path, run: str) -> Recorded:
-    """Read a run's figures over steps, without MLflow's own and the final ones. It may still be going on.
-
-    `run` is a stage, of which the newest run is taken, or a run's id or how it begins. Raises InputError where there is
-    none or the beginning fits several.
-    """
-    if options.uri is not None:
-        require_answer(options.uri)
-    elif not _store(root).is_file():
-        raise InputError(f"{run}: no run: nothing has run in {root} yet")
-    with _lock(root):
-        client, experiment = _connect(options, root)
-    found = client.get_run(_run_id(client, experiment, run))
-    rows: dict[tuple[int, int], dict[str, float]] = {}
-    for name in found.data.metrics:
-        if name.startswith(("system/", "final/")):
-            continue
-        for metric in client.get_metric_history(found.info.run_id, name):
-            # MLflow keeps an infinite value as the largest finite one.
-            value = math.copysign(math.inf, metric.value) if abs(metric.value) >= sys.float_info.max else metric.value
-            rows.setdefault((metric.timestamp, metric.step), {})[name] = value
-    steps = tuple((step, figures) for (_, step), figures in sorted(rows.items(), key=lambda row: row[0]))
-    return Recorded(found.info.run_id, found.data.tags.get("stage", found.info.run_name), found.data.params, steps)
-
-
-def keep_file(options: Tracking, root: Path, run_id: str, file: Path) -> None:
-    """Keep a file among a run's artifacts, in place of one of the same name. Raises InputError without a server."""
-    if options.uri is not None:
-        require_answer(options.uri)
-    with _lock(root):
-        client, _ = _connect(options, root)
-    client.log_artifact(run_id, file)
-
-
-def _run_id(client: "MlflowClient", experiment: str, run: str) -> str:
-    """The id of the run that a person means."""
-    if not re.fullmatch(r"[\w@-]+", run, re.ASCII):
-        raise InputError(f"{run!r}: must be a stage or the beginning of a run's id")
-    newest = client.search_runs([experiment], f"tags.stage = '{run}'", max_results=1, order_by=["start_time DESC"])
-    if newest:
-        return newest[0].info.run_id
-    begun = client.search_runs([experiment], f"attributes.run_id LIKE '{run}%'", max_results=2) if run.isalnum() else []
-    if len(begun) == 1:
-        return begun[0].info.run_id
-    if begun:
-        raise InputError(f"{run}: several runs begin so; give more of the id")
-    stages = sorted({known.data.tags.get("stage", "") for known in client.search_runs([experiment])} - {""})
-    raise InputError(
-        f"{run}: no run; give the beginning of a run's id or one of {', '.join(stages) or 'no stages yet'}"
-    )
-
-
-def require_answer(uri: str) -> None:
-    """Raises InputError where `uri` is an http address at which nobody answers within ANSWER_SECONDS."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # it answers, if only to ask who we are
-    except OSError as error:
-        raise InputError(f"tracking.uri: {uri}: no tracking server answers: {error}") from error
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values as `section.key` → text."""
     flat: dict[str, str] = {}
@@ -317,47 +223,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(value)
     return flat
-
-
-def _store(root: Path) -> Path:
-    return root / "runs" / "mlflow" / "mlflow.db"
-
-
-@contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    folder = _store(root).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
-    """A client of the store and the id of the experiment, both made where they are missing."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(options.uri or f"sqlite:///{_store(root)}")
-    experiment = client.get_experiment_by_name(options.experiment)
-    if experiment is not None:
-        return client, experiment.experiment_id
-    artifacts = (_store(root).parent / "artifacts").as_uri() if options.uri is None else None
-    return client, client.create_experiment(options.experiment, artifact_location=artifacts)
-
-
-def _git_tags(root: Path) -> dict[str, str]:
-    """The commit that is checked out, and whether tracked files differ from it. dvc.lock changes with every stage."""
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    if commit is None or changes is None:
-        return {}
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changes)).lower()}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None outside a repository and where there is no git."""
-    if shutil.which("git") is None:
-        return None
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None

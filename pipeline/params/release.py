@@ -1,0 +1,22 @@
+"""Options of releases: what must agree before one exists, and what becomes of it in the registry."""
+
+from typing import Literal
+
+from pipeline.params.section import Count, Name, Positive, Section
+
+
+class Parity(Section):
+    """How closely the trained weights, the exported files, transformers and the engine must agree."""
+
+    problems: Count = 64  # held-out ones that every release answers again, as often as in the evaluation
+    # How far 99 of 100 tokens' log-probabilities may lie apart, in nats. Float32 needs 1e-5; where the weights are
+    # bfloat16, another order of sums alone moves them by some 1e-2.
+    log_probability: Positive = 1e-3
+
+
+class Deployment(Section):
+    parity: Parity
+    registry: Name = "r1flow"  # of a release's model in MLflow: REGISTRY-RELEASE, "r1flow-general_rl"
+    # Which new version becomes the champion by itself: the first one of its model, none, every one. A person can
+    # always move the alias.
+    promote: Literal["first", "never", "always"] = "first"

@@ -1,0 +1,35 @@
+"""`python -m pipeline.release`: register every release of the project; which versions they are goes to runs/.
+
+The flow calls this as a process of its own, under its supervisor, as it does the stages: so it may be killed and tried
+again, and how it ended stands in runs/registration/state.json.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.errors import EXPECTED, exit_code
+from pipeline.files import write_json
+from pipeline.job import project_root
+from pipeline.process import die_with_parent, exit_on_signals
+from pipeline.release.record import REGISTRATION, registered_file
+from pipeline.release.registration import register_releases
+from pipeline.state import Attempt
+
+
+def main() -> int:
+    die_with_parent()
+    exit_on_signals()
+    try:
+        root = project_root(Path.cwd())
+        with Attempt(root, REGISTRATION):
+            versions = register_releases(root)
+            write_json(registered_file(root), [asdict(version) for version in versions])
+    except EXPECTED as error:
+        print(error, file=sys.stderr)
+        return exit_code(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""MLflow's store: where it is, how it is opened, and whether it answers.
+
+The default store is SQLite under runs/mlflow. Two processes that meet a new store at once would both migrate its
+database, so it is opened under a file lock.
+"""
+
+import fcntl
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.params import Tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ANSWER_SECONDS = 5.0
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # a pickle can run code; nothing here needs one
+}
+
+
+def require_answer(uri: str) -> None:
+    """Raises InputError where `uri` is an http address at which nobody answers within ANSWER_SECONDS."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers, if only to ask who we are
+    except OSError as error:
+        raise InputError(f"tracking.uri: {uri}: no tracking server answers: {error}") from error
+
+
+def store_file(root: Path) -> Path:
+    return root / "runs" / "mlflow" / "mlflow.db"
+
+
+@contextmanager
+def store_lock(root: Path, name: str = "lock") -> Iterator[None]:
+    """Held by one process on this machine at a time; `name` tells what for."""
+    folder = store_file(root).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
+    """A client of the store and the id of the experiment, both made where they are missing."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(options.uri or f"sqlite:///{store_file(root)}")
+    experiment = client.get_experiment_by_name(options.experiment)
+    if experiment is not None:
+        return client, experiment.experiment_id
+    artifacts = (store_file(root).parent / "artifacts").as_uri() if options.uri is None else None
+    return client, client.create_experiment(options.experiment, artifact_location=artifacts)
