@@ -11,8 +11,10 @@ The logits are bit for bit those of `load_model` of the same files. For answerin
 """
 
 import ctypes
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,17 @@ from torch import Tensor, nn
 from pipeline.model import native
 from pipeline.model.dispatch import Matrices, run_experts
 from pipeline.model.packed_int8 import unpack
+
+USE = "expert_use.json"
+"""Of a release: for each mixture layer, each expert's share of the choices on the task."""
+
+
+def hottest(folder: Path, share: float) -> list[list[int]]:
+    """For each mixture layer the most used `share` of the experts, by the folder's `USE`; empty where it has none."""
+    if not (folder / USE).is_file():
+        return []
+    use: list[list[float]] = json.loads((folder / USE).read_text(encoding="utf-8"))
+    return [sorted(range(len(row)), key=lambda expert: -row[expert])[: round(share * len(row))] for row in use]
 
 
 @dataclass(frozen=True, slots=True)
