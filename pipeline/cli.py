@@ -93,6 +93,20 @@ def report() -> None:
 
 
 @app.command()
+def plan(
+    again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
+) -> None:
+    """Measure every release on this machine; choose the cheapest that meets deployment.target. Exit status 3: none."""
+    root = _root()
+    from rich.console import Console
+
+    from pipeline.planning.plan import make_plan
+    from pipeline.planning.table import plan_table
+
+    Console().print(plan_table(make_plan(root, again=again)))
+
+
+@app.command()
 def models() -> None:
     """List every evaluated model: how good, how large, how fast."""
     from rich.console import Console

@@ -14,10 +14,11 @@ from functools import partial
 import polars as pl
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.evaluation.choice import choose
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.metrics import measure, overall, per_problem
 from pipeline.evaluation.paired import compare
-from pipeline.evaluation.sampling import choose, judge
+from pipeline.evaluation.sampling import judge
 from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
