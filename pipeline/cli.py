@@ -235,6 +235,17 @@ def bench_curation(rows: int = 100_000, as_json: Json = False) -> None:
     _show(measure(rows), as_json)
 
 
+@bench.command("pruning")
+def bench_pruning(
+    experts: Annotated[list[int], typer.Option(help="That each layer keeps; several times for several points.")],
+    as_json: Json = False,
+) -> None:
+    """Experts cut out of the project's teacher: how right it is left, without and with training after the cut."""
+    from pipeline.bench.pruning import run as measure
+
+    _show(measure(_root(), experts), as_json)
+
+
 def _show(figures: Mapping[str, float | str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))

@@ -7,7 +7,9 @@ from pipeline.evaluation.intervals import Interval
 from pipeline.params import Target
 
 MIB = 2**20
-BOUNDS = ("accuracy_loss", "memory", "latency")
+SHOWN = {"accuracy_loss": (100, "points", 1), "memory": (1, "MiB", 1), "latency": (1, "s", 3)}
+"""Of each bound: factor, unit and digits in a message."""
+BOUNDS = tuple(SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,9 @@ class Miss:
         return (self.found - self.limit) / (self.limit or 1.0)
 
     def __str__(self) -> str:
-        texts = {
-            "accuracy_loss": lambda value: f"{100 * value:.1f} points",
-            "memory": lambda value: f"{value:,.1f} MiB",
-            "latency": lambda value: f"{value:.3g} s",
-        }
-        show = texts[self.bound]
-        return f"{self.bound} {show(self.found)}, {show(self.found - self.limit)} above {show(self.limit)}"
+        factor, unit, digits = SHOWN[self.bound]
+        found, over = (f"{factor * value:,.{digits}f}" for value in (self.found, self.found - self.limit))
+        return f"{self.bound} {found} {unit}, {over} above {factor * self.limit:g}"
 
 
 def misses(candidate: Candidate, target: Target) -> list[Miss]:

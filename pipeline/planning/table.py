@@ -39,7 +39,9 @@ def points(interval: Mapping[str, float]) -> str:
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """For a terminal."""
     known = rows(plan)
-    table = Table(*known[0])
+    table = Table()
+    for name in known[0]:
+        table.add_column(name, overflow="fold")
     for one, row in zip(plan["candidates"], known, strict=True):
         style = "bold green" if one["chosen"] else "dim" if one["misses"] else ""
         table.add_row(*(Text(str(cell), style=style) for cell in row.values()))
