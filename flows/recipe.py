@@ -12,87 +12,56 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State as PrefectState
-from prefect.client.schemas.objects import TaskRun
-from prefect.tasks import Task
 from rich.console import Console
 
+from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
 from flows.dag import read_dag
-from flows.local import environment
 from flows.page import publish
+from flows.registration import register
+from flows.releases import releases_table
 from flows.report import Outcome, run_table
-from flows.supervise import TIMED_OUT, run
-from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
+from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
 from pipeline.process import exit_on_signals
-from pipeline.state import read_state
-
-RETRY_DELAY = 5.0  # seconds
-
-
-class StageFailedError(Exception):
-    """A stage did not end well. `exit_code` is the stage's own, not DVC's."""
-
-    def __init__(self, stage: str, exit_code: int, reason: str, seconds: float) -> None:
-        super().__init__(f"{stage}: {reason}")
-        self.exit_code = exit_code
-        self.outcome = Outcome(stage, "failed", seconds)
-
-
-def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
-    """Whether another try may help: not with a wrong input, a failed gate, a sick run or a spent budget."""
-    error = state.data
-    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
-    return not (isinstance(error, StageFailedError) and error.exit_code in final)
+from pipeline.release.record import REGISTRATION
+from pipeline.release.record import STAGE as DEPLOYMENT
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
 def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
     """Bring one stage up to date, in at most `timeout` seconds. Raises StageFailedError."""
-    before = read_state(root, stage)
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    status = run(command, cwd=root, env=environment(root), timeout=timeout)
-    attempt = read_state(root, stage)
-    if status == 0:
-        return Outcome(stage, "fresh") if attempt in (before, None) else Outcome(stage, "ran", attempt.seconds)
-    exit_code, seconds = EXIT_BUG, 0.0 if attempt in (before, None) else attempt.seconds
-    if status == TIMED_OUT:
-        reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
-    elif attempt in (before, None):
-        reason = f"`{' '.join(command[1:])}` ended with {status} before the stage ran"
-    elif attempt.exit_code is None:
-        reason = f"killed (process {attempt.pid})"
-    elif attempt.exit_code == 0:
-        reason = "done, but DVC did not take its outputs"
-    else:
-        exit_code, reason = attempt.exit_code, attempt.error
-    raise StageFailedError(stage, exit_code, reason, seconds)
+    return attempt(stage, ["dvc", "--wait-for-lock", "repro", "--single-item", stage], root, timeout)
 
 
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
-    """Bring the project at `root` up to date, as far as the stage `until`, and write its page.
+    """Bring the project at `root` up to date, as far as the stage `until`, register its releases and write its page.
 
     Raises StageFailedError, InputError.
     """
     machine = load_params(root / PARAMS_FILE).machine
+    timeout = machine.stage_timeout_hours * 3600
     run_task = run_stage.with_options(retries=machine.retries)
+    register_task = register.with_options(retries=machine.retries)
     stages = read_dag(root).until(until)
+    parts = (*stages, REGISTRATION) if DEPLOYMENT in stages else stages
     outcomes: list[Outcome] = []
     ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
-        for stage in stages:
-            outcomes.append(Outcome(stage, "stopped"))  # unless it comes to an end
-            outcomes[-1] = run_task(stage, root, machine.stage_timeout_hours * 3600)
+        for part in parts:
+            outcomes.append(Outcome(part, "stopped"))  # unless it comes to an end
+            outcomes[-1] = register_task(root, timeout) if part == REGISTRATION else run_task(part, root, timeout)
         ended = True
     except StageFailedError as error:
         outcomes[-1] = error.outcome
         ended = True
         raise
     finally:
-        missing = [Outcome(stage, "not reached") for stage in stages[len(outcomes) :]]
+        missing = [Outcome(part, "not reached") for part in parts[len(outcomes) :]]
         Console().print(run_table(root, [*outcomes, *missing]))
+        if parts[-1] == REGISTRATION == outcomes[-1].stage and outcomes[-1].state in ("ran", "fresh"):
+            Console().print(releases_table(root))
         if ended:
             print(publish(root), flush=True)
 

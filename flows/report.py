@@ -38,7 +38,7 @@ def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
             duration(outcome.seconds) if outcome.seconds else "",
             _cost(root, outcome.stage),
             figures(root, outcome.stage, 1) if known else "",
-            str(artifacts(root, outcome.stage).relative_to(root)) if known else "",
+            _outputs(root, outcome.stage) if known else "",
         )
     return table
 
@@ -82,6 +82,12 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=column not in ("key figure", "figures", "outputs"), overflow="fold")
     return table
+
+
+def _outputs(root: Path, stage: str) -> str:
+    """Their folder; none for what writes elsewhere than to artifacts/."""
+    folder = artifacts(root, stage)
+    return str(folder.relative_to(root)) if folder.is_dir() else ""
 
 
 def _cost(root: Path, stage: str) -> str:

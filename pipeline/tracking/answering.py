@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
 
 COMPLETION = re.compile(r"<think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL)
 

@@ -135,7 +135,7 @@ def _run(client: "MlflowClient", experiment: str, submission: Submission) -> "Ru
     if known:
         return known[0]
     runs = {
-        f"run.{stage}": found[0].info.run_id
+        f"run.{stage.replace('@', '/')}": found[0].info.run_id  # a tag's name may have no @
         for stage, key in submission.work().items()
         if (found := client.search_runs([experiment], f"tags.stage = '{stage}' AND tags.key = '{key}'", max_results=1))
     }
@@ -192,7 +192,8 @@ def _describe(client: "MlflowClient", run: "Run", model: "LoggedModel", submissi
         for name, value in submission.inputs.items()
     ]
     client.log_inputs(run_id, datasets=datasets)
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    if not client.get_run(run_id).outputs.model_outputs:  # MLflow refuses to note one again
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     known = {"model_id": model.model_id, "dataset_name": path, "dataset_digest": checksum[:32], "run_id": run_id}
     metrics = [Metric(name, value, run.info.start_time, 0, **known) for name, value in submission.metrics.items()]
     for start in range(0, len(metrics), BATCH):

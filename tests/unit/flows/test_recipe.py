@@ -6,7 +6,8 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from flows.recipe import StageFailedError, may_pass, run_stage
+from flows.attempts import StageFailedError, may_pass
+from flows.recipe import run_stage
 from flows.report import Outcome
 from tests.project import FlowProject
 

@@ -1,0 +1,57 @@
+"""One try at a part of a run, in processes under a supervisor: how it ended, and whether another one may help."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.client.schemas.objects import TaskRun
+from prefect.tasks import Task
+
+from flows.local import environment
+from flows.report import Outcome
+from flows.supervise import TIMED_OUT, run
+from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT
+from pipeline.state import read_state
+
+RETRY_DELAY = 5.0  # seconds
+
+
+class StageFailedError(Exception):
+    """A stage did not end well. `exit_code` is the stage's own, not DVC's."""
+
+    def __init__(self, stage: str, exit_code: int, reason: str, seconds: float) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.exit_code = exit_code
+        self.outcome = Outcome(stage, "failed", seconds)
+
+
+def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
+    """Whether another try may help: not with a wrong input, a failed gate, a sick run or a spent budget."""
+    error = state.data
+    final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
+    return not (isinstance(error, StageFailedError) and error.exit_code in final)
+
+
+def attempt(stage: str, module: Sequence[str], root: Path, timeout: float) -> Outcome:
+    """Run `python -m MODULE…`, which keeps the state of `stage`, in at most `timeout` seconds.
+
+    Raises StageFailedError with the reason that the state gives, which is better known there than to DVC.
+    """
+    before = read_state(root, stage)
+    status = run([sys.executable, "-m", *module], cwd=root, env=environment(root), timeout=timeout)
+    last = read_state(root, stage)
+    if status == 0:
+        return Outcome(stage, "fresh") if last in (before, None) else Outcome(stage, "ran", last.seconds)
+    exit_code, seconds = EXIT_BUG, 0.0 if last in (before, None) else last.seconds
+    if status == TIMED_OUT:
+        reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
+    elif last in (before, None):
+        reason = f"`-m {' '.join(module)}` ended with {status} before the stage ran"
+    elif last.exit_code is None:
+        reason = f"killed (process {last.pid})"
+    elif last.exit_code == 0:
+        reason = "done, but DVC did not take its outputs"
+    else:
+        exit_code, reason = last.exit_code, last.error
+    raise StageFailedError(stage, exit_code, reason, seconds)
