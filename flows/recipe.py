@@ -17,15 +17,20 @@ from rich.console import Console
 from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
 from flows.dag import read_dag
 from flows.page import publish
+from flows.planning import chosen, plan
 from flows.registration import register
 from flows.releases import releases_table
 from flows.report import Outcome, run_table
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
+from pipeline.planning.record import NAME as PLAN
 from pipeline.process import exit_on_signals
 from pipeline.release.record import REGISTRATION
 from pipeline.release.record import STAGE as DEPLOYMENT
+
+AFTER = {REGISTRATION: register, PLAN: plan}
+"""Tasks that follow the deployment stage, in this order: side effects, which are no stages."""
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
@@ -36,22 +41,22 @@ def run_stage(stage: str, root: Path, timeout: float) -> Outcome:
 
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
-    """Bring the project at `root` up to date, as far as the stage `until`, register its releases and write its page.
+    """Bring the project at `root` up to date, as far as the stage `until`, register its releases, plan, write the page.
 
     Raises StageFailedError, InputError.
     """
     machine = load_params(root / PARAMS_FILE).machine
     timeout = machine.stage_timeout_hours * 3600
     run_task = run_stage.with_options(retries=machine.retries)
-    register_task = register.with_options(retries=machine.retries)
+    after = {name: task.with_options(retries=machine.retries) for name, task in AFTER.items()}
     stages = read_dag(root).until(until)
-    parts = (*stages, REGISTRATION) if DEPLOYMENT in stages else stages
+    parts = (*stages, *after) if DEPLOYMENT in stages else stages
     outcomes: list[Outcome] = []
     ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
         for part in parts:
             outcomes.append(Outcome(part, "stopped"))  # unless it comes to an end
-            outcomes[-1] = register_task(root, timeout) if part == REGISTRATION else run_task(part, root, timeout)
+            outcomes[-1] = after[part](root, timeout) if part in after else run_task(part, root, timeout)
         ended = True
     except StageFailedError as error:
         outcomes[-1] = error.outcome
@@ -60,8 +65,11 @@ def recipe(root: Path, until: str | None = None) -> None:
     finally:
         missing = [Outcome(part, "not reached") for part in parts[len(outcomes) :]]
         Console().print(run_table(root, [*outcomes, *missing]))
-        if parts[-1] == REGISTRATION == outcomes[-1].stage and outcomes[-1].state in ("ran", "fresh"):
+        done = {outcome.stage for outcome in outcomes if outcome.state in ("ran", "fresh")}
+        if REGISTRATION in done:
             Console().print(releases_table(root))
+        if PLAN in done:
+            print(chosen(root))
         if ended:
             print(publish(root), flush=True)
 

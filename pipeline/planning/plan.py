@@ -27,7 +27,7 @@ from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
 from pipeline.planning.choose import MIB, Candidate, choose, misses, refusal
 from pipeline.planning.measure import Load, Measured, Question, Way, measure
-from pipeline.planning.record import NAME, plan_path
+from pipeline.planning.record import NAME, plan_path, read_plan
 from pipeline.planning.table import rows
 from pipeline.records import Problem, read_table
 from pipeline.release.record import STAGE, Record, Release, read_record, release_folder
@@ -50,16 +50,20 @@ def make_plan(root: Path, *, again: bool = False, measured_by: Measure = measure
         os.environ["OMP_NUM_THREADS"] = str(params.machine.threads)
     if again:
         shutil.rmtree(plan_path(root).parent / "measured", ignore_errors=True)
-    found = {
-        (release.name, way): _measured(root, release, way, load, measured_by)
-        for release in record.releases
-        for way in _ways(root, release)
-    }
+    found, fresh = {}, 0
+    for release in record.releases:
+        for way in _ways(root, release):
+            path = plan_path(root).parent / "measured" / f"{release.name}-{way}-{_key(release, load)}.json"
+            if not path.is_file():
+                write_json(path, asdict(measured_by(release_folder(root, release.name), way, load)))
+                fresh += 1
+            found[release.name, way] = _read(path)
     candidates = _candidates(params, record, found)
     target = params.deployment.target
     chosen = choose(candidates, target)
     content = {
         "machine": {"device": device().name, "cores": os.cpu_count(), "threads": params.machine.threads},
+        "measured": fresh,  # candidates; the others were before
         "problems": len(load.questions),
         "currency": params.machine.prices.currency,
         "target": target.model_dump(),
@@ -69,8 +73,10 @@ def make_plan(root: Path, *, again: bool = False, measured_by: Measure = measure
             for one in sorted(candidates, key=lambda one: one.cost)
         ],
     }
-    write_json(plan_path(root), content, sort=False)
-    _track(root, params, record, candidates, content)
+    before = read_plan(root)
+    if before is None or {**before, "measured": fresh} != json.loads(json.dumps(content)):
+        _track(root, params, record, candidates, content)
+    write_json(plan_path(root), content, sort=False)  # last: what is written was tracked
     if chosen is None:
         raise GateFailedError(refusal(candidates, target))
     return content
@@ -95,14 +101,9 @@ def _ways(root: Path, release: Release) -> tuple[Way, ...]:
     return ("memory", "offload") if sparse else ("memory",)
 
 
-def _measured(root: Path, release: Release, way: Way, load: Load, measured_by: Measure) -> Measured:
-    path = plan_path(root).parent / "measured" / f"{release.name}-{way}-{_key(release, load)}.json"
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return Measured(**kept | {"right": tuple(kept["right"])})
-    found = measured_by(release_folder(root, release.name), way, load)
-    write_json(path, asdict(found))
-    return found
+def _read(path: Path) -> Measured:
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return Measured(**kept | {"right": tuple(kept["right"])})
 
 
 def _key(release: Release, load: Load) -> str:
