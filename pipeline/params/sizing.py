@@ -46,6 +46,6 @@ class Target(Section):
 class Plan(Section):
     """How `r1flow plan` measures releases on a machine."""
 
-    problems: Count = 160  # held-out ones, one answer each
+    problems: Count = 128  # held-out ones, one answer each
     alone: Count = 8  # of them also one after the other, for the speed with one client
     hot: Share = 0.25  # of the experts, the most used ones, that an offloaded model keeps in memory
