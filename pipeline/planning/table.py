@@ -15,6 +15,7 @@ def rows(plan: Mapping[str, Any]) -> list[dict[str, str | float]]:
         {
             "release": one["release"],
             "served from": one["way"],
+            "": "chosen" if one["chosen"] else "; ".join(one["misses"]),
             "pass@1": percent(one["pass_at_1"]["mean"]),
             "lost, points": points(one["loss"]),
             "memory, MiB": f"{one['memory']:,.0f}",
@@ -24,7 +25,6 @@ def rows(plan: Mapping[str, Any]) -> list[dict[str, str | float]]:
             "first token, ms": f"{1000 * one['first_token']:.0f}",
             "whole answer, s": f"{one['latency']:.2f}",
             f"{plan['currency']} per million tokens": f"{one['cost']:.4f}",
-            "": "chosen" if one["chosen"] else "; ".join(one["misses"]),
         }
         for one in plan["candidates"]
     ]
