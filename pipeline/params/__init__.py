@@ -35,6 +35,7 @@ from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, S
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
+from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
     Base,
@@ -92,6 +93,7 @@ __all__ = [
     "PairTraining",
     "Params",
     "Parity",
+    "Plan",
     "PolicyLoss",
     "Preference",
     "PreferenceReward",
@@ -104,12 +106,15 @@ __all__ = [
     "Sampling",
     "Section",
     "Selection",
+    "Sizing",
     "Source",
     "Student",
     "StudentFloor",
+    "Target",
     "Tokens",
     "Tracking",
     "Training",
+    "Variant",
     "Weights",
     "load_params",
 ]
