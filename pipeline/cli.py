@@ -138,6 +138,23 @@ def ask(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="A model folder: a release, or artifacts/<stage>/model.")],
+    host: Annotated[str, typer.Option(help="Any but this machine's own takes API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    api_keys: Annotated[Path | None, typer.Option(metavar="FILE", help="One a line; or R1FLOW_API_KEYS.")] = None,
+) -> None:
+    """Serve a model by OpenAI's API; a page to try it is at /. Limits: machine.serving of a project's params.yaml."""
+    from pipeline.job import PARAMS_FILE
+    from pipeline.params import Machine, load_params
+    from pipeline.serving.server import serve as serve_model
+
+    params = Path.cwd() / PARAMS_FILE  # a release is served in a project or out of it
+    machine = load_params(params).machine if params.is_file() else Machine()
+    serve_model(model, host, port, api_keys, machine)
+
+
+@app.command()
 def doctor(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A stage's newest run, or an MLflow run id.")] = None,
 ) -> None:

@@ -48,12 +48,12 @@ class Browser:
         self._driver.terminate()
         self._driver.wait()
 
-    def open(self, page: Path, width: int, height: int = 900) -> None:
-        """Load a file in a window of this size, and let it draw."""
+    def open(self, page: Path | str, width: int, height: int = 900) -> None:
+        """Load a file or an address in a window of this size, and let it draw."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
-        self._post("/url", url=page.as_uri())
+        self._post("/url", url=page if isinstance(page, str) else page.as_uri())
         time.sleep(0.5)
 
     def run(self, script: str) -> Any:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
 from pipeline.generation.graphs import DecodeGraphs
-from pipeline.generation.requests import Completion, Finish, Piece, Request
+from pipeline.generation.requests import Completion, Finish, Likelihood, Piece, Request
 from pipeline.generation.sampler import Options, sample
 from pipeline.generation.slots import Job, Slots
 from pipeline.generation.text import TextStream, decode
@@ -272,7 +272,9 @@ class Engine:
         for row in np.flatnonzero(ended | over | stopped).tolist():
             finish: Finish = "end" if ended[row] else "stop" if stopped[row] else "length"
             finished[row] = self._completion(row, finish)
-        pieces = [self._piece(row, finished.get(row)) for row, _ in streams if self._job(row).streamed]
+        streamed = [row for row, _ in streams if self._job(row).streamed]
+        likelihoods = self._likelihoods(logits, [row for row in streamed if self._alternatives(row) is not None])
+        pieces = [self._piece(row, finished.get(row), likelihoods.get(row)) for row in streamed]
         self._free(list(finished))
         return Step(list(finished.values()), pieces)
 
@@ -292,11 +294,27 @@ class Engine:
         log_probabilities = slots.log_probabilities[row, :written].copy()
         return Completion(job.index, int(slots.number[row]), tokens, log_probabilities, text, finish, experts)
 
-    def _piece(self, row: int, completion: Completion | None) -> Piece:
+    def _alternatives(self, row: int) -> int | None:
+        return self._job(row).request.alternatives
+
+    def _likelihoods(self, logits: Tensor, rows: list[int]) -> dict[int, Likelihood]:
+        """Of the tokens that `rows` have just drawn from logits (B, V)."""
+        if not rows:
+            return {}
+        log_probabilities = logits[rows].float().log_softmax(-1)
+        most = min(max(self._alternatives(row) or 0 for row in rows), logits.shape[1])
+        values, tokens = (part.tolist() for part in log_probabilities.topk(most))
+        drawn = log_probabilities.gather(1, torch.from_numpy(self._slots.last[rows])[:, None].to(self._device))
+        return {
+            row: Likelihood(own, tuple(zip(tokens[at], values[at], strict=True))[: self._alternatives(row)])
+            for at, (row, own) in enumerate(zip(rows, drawn[:, 0].tolist(), strict=True))
+        }
+
+    def _piece(self, row: int, completion: Completion | None, likelihood: Likelihood | None) -> Piece:
         stream = self._slots.streams[row]
         assert stream is not None
         text = stream.take() if completion is None else stream.take_rest(completion.text)
-        return Piece(self._job(row).index, int(self._slots.number[row]), int(self._slots.last[row]), text)
+        return Piece(self._job(row).index, int(self._slots.number[row]), int(self._slots.last[row]), text, likelihood)
 
     def _free(self, rows: list[int]) -> None:
         longest = int(self._slots.held.max(initial=0))

@@ -18,6 +18,7 @@ class Request:
     samples: int
     sampling: Sampling
     identity: str  # with seed and sample number it fixes the random numbers, and so the text: a problem's id, say
+    alternatives: int | None = None  # how many likeliest tokens each Piece tells beside its own; None: no likelihood
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,14 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Log-probabilities at one place, by the model alone: at temperature 1, before top-p, top-k and min-p."""
+
+    token: float  # of the token that was drawn
+    likeliest: tuple[tuple[int, float], ...]  # tokens and theirs, the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What one more token of a streamed sample adds to its text."""
 
@@ -43,3 +52,4 @@ class Piece:
     number: int
     token: int
     text: str  # '' while a character is unfinished or a stop string may be under way; all pieces make the whole text
+    likelihood: Likelihood | None = None  # where the request asks for alternatives

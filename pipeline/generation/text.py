@@ -48,7 +48,7 @@ class TextStream:
         """What was not given out yet, but for an end that a stop string may begin with."""
         safe = len(self.text)
         if not self.stopped:
-            safe -= max((_overlap(self.text, stop) for stop in self._stops), default=0)
+            safe -= max((overlap(self.text, stop) for stop in self._stops), default=0)
         return self._give(self.text, safe)
 
     def take_rest(self, text: str) -> str:
@@ -61,7 +61,7 @@ class TextStream:
         return piece
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` begins with, and is longer than."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

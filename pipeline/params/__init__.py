@@ -35,6 +35,7 @@ from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, S
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
+from pipeline.params.serving import Serving
 from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
@@ -106,6 +107,7 @@ __all__ = [
     "Sampling",
     "Section",
     "Selection",
+    "Serving",
     "Sizing",
     "Source",
     "Student",

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.params.section import Count, NonNegative, Positive, Section
+from pipeline.params.serving import Serving
 
 
 class Prices(Section):
@@ -53,3 +54,4 @@ class Machine(Section):
     retries: Annotated[int, Field(ge=0)] = 1
     prices: Prices = Prices()
     budget: Budget | None = None
+    serving: Serving = Serving()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
-from pipeline.generation.requests import Request
+from pipeline.generation.requests import Completion, Piece, Request
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
 from pipeline.model.decoding import NativeDecoding
@@ -263,3 +263,34 @@ def test_nothing_to_do_is_no_step() -> None:
     own = engine(decoder("qwen2-tied"))
     assert list(own.run()) == []
     assert own.step().finished == []
+
+
+@pytest.mark.parametrize("case", SPARSE[:1])
+def test_a_piece_tells_the_likeliest_tokens_where_it_is_asked(case: str) -> None:
+    model = decoder(case)
+    asked = [Request(tuple(prompt.tolist()), 2, DRAWN, str(at), at or None) for at, prompt in enumerate(PROMPTS[:4])]
+    runner = engine(model, slots=5)
+    for item in asked:
+        runner.submit(item, stream=True)
+    pieces: dict[tuple[int, int], list[Piece]] = {}
+    done: dict[tuple[int, int], Completion] = {}
+    while runner.busy:
+        step = runner.step()
+        done |= {(completion.request, completion.number): completion for completion in step.finished}
+        for piece in step.pieces:
+            pieces.setdefault((piece.request, piece.number), []).append(piece)
+    for (index, number), told in pieces.items():
+        likelihoods = [piece.likelihood for piece in told]
+        if index == 0:
+            assert likelihoods == [None] * len(told)
+            continue
+        output = whole_forward(model, asked[index], done[index, number])
+        with torch.no_grad():
+            expected = model.logits(output.hidden[len(PROMPTS[index]) - 1 :]).log_softmax(-1)
+        for piece, likelihood, row in zip(told, likelihoods, expected, strict=True):
+            assert likelihood is not None
+            assert likelihood.token == pytest.approx(float(row[piece.token]), abs=1e-4)
+            assert [value for _, value in likelihood.likeliest] == pytest.approx(row.topk(index)[0].tolist(), abs=1e-4)
+            assert [float(row[token]) for token, _ in likelihood.likeliest] == pytest.approx(
+                [value for _, value in likelihood.likeliest], abs=1e-4
+            )
