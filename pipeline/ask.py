@@ -1,20 +1,64 @@
-"""Put one question to a model of this project."""
+"""Put one question to a model of this project, or to the server that runs for it."""
 
+import json
+import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.evaluation.models import ORDER, STUDENTS
-from pipeline.generation.generate import generate
-from pipeline.model.checkpoint import load_model
-from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params
+from pipeline.running import Running, find_server
+
+KEYS_VARIABLE = "R1FLOW_API_KEYS"
+
+
+def answer(question: str, root: Path, params: Params, model: Path | None) -> tuple[chat.Completion, str]:
+    """The completion and who wrote it: the model at `model`, else the one that is served, else the recipe's last."""
+    if model is None and (server := find_server(root)) is not None:
+        return ask_server(question, server, params), f"{server.model} at {server.address}"
+    folder = model or last_model(root)
+    return ask(question, folder, params), str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+
+
+def ask_server(question: str, server: Running, params: Params) -> chat.Completion:
+    """The same over HTTP. Raises InputError with what the server says where it refuses."""
+    options = params.evaluation.sampling
+    body = {
+        "model": server.model,
+        "messages": [{"role": "user", "content": question}],
+        "seed": params.seed,
+        "temperature": options.temperature,
+        **({"top_p": options.top_p} if options.temperature else {}),
+    }
+    headers = {"Content-Type": "application/json"}
+    if keys := os.environ.get(KEYS_VARIABLE):
+        headers["Authorization"] = f"Bearer {keys.split(',')[0].strip()}"
+    request = urllib.request.Request(f"{server.address}/v1/chat/completions", json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=params.machine.serving.request_seconds) as response:
+            [choice] = json.load(response)["choices"]
+    except urllib.error.HTTPError as error:
+        said = json.load(error)["error"]["message"]
+        hint = f"; its key is taken from {KEYS_VARIABLE}" if error.code == 401 else ""
+        raise InputError(f"{server.address}: {said}{hint}") from error
+    except OSError as error:
+        raise InputError(f"{server.address}: the server of this project does not answer: {error}") from error
+    message = choice["message"]
+    whole = choice["finish_reason"] == "stop" and bool(message["content"])
+    return chat.Completion(message["reasoning"] or "", message["content"], well_formed=whole)
 
 
 def ask(question: str, folder: Path, params: Params) -> chat.Completion:
     """The model's completion, sampled as the evaluation does."""
     if any(marker in question for marker in chat.MARKERS):
         raise InputError(f"{question!r}: must not contain any of {' '.join(chat.MARKERS)}")
+    from pipeline.generation.generate import generate
+    from pipeline.model.checkpoint import load_model
+    from pipeline.model.tokenizer import load_tokenizer
+
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompt = chat.render_prompt(question)
     options = params.evaluation.sampling

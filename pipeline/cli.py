@@ -4,16 +4,22 @@ Alone in pipeline/ this module knows flows/, which it starts; the rest of the pa
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import EXPECTED, exit_code
 from pipeline.process import keep_freed_memory, spin_briefly
+
+if TYPE_CHECKING:
+    from pipeline.promotion.hand import Hand
+    from pipeline.promotion.ledger import Entry
+    from pipeline.promotion.outcome import Announce
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,19 +125,19 @@ def models() -> None:
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help='For instance "47+85=?".')],
-    model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder; the recipe's last model.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="DIR", help="A model folder.")] = None,
 ) -> None:
-    """Put a question to a model; print its thinking and its answer."""
+    """Put a question to a model: the one that is served here, else the recipe's last one."""
     root = _root()
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.ask import ask as ask_model
-    from pipeline.ask import last_model
+    from pipeline.ask import answer
     from pipeline.job import PARAMS_FILE
     from pipeline.params import load_params
 
-    completion = ask_model(question, model or last_model(root), load_params(root / PARAMS_FILE))
+    completion, who = answer(question, root, load_params(root / PARAMS_FILE), model)
+    print(f"{who}:", file=sys.stderr)
     console = Console(highlight=False)
     console.print(Text(completion.thinking, style="dim"))
     console.print(Text(completion.answer if completion.well_formed else "(no well-formed answer)", style="bold"))
@@ -139,7 +145,9 @@ def ask(
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Option(metavar="DIR", help="A model folder: a release, or artifacts/<stage>/model.")],
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A model folder; without it the champion, wherever it moves.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Any but this machine's own takes API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     api_keys: Annotated[Path | None, typer.Option(metavar="FILE", help="One a line; or R1FLOW_API_KEYS.")] = None,
@@ -147,11 +155,90 @@ def serve(
     """Serve a model by OpenAI's API; a page to try it is at /. Limits: machine.serving of a project's params.yaml."""
     from pipeline.job import PARAMS_FILE
     from pipeline.params import Machine, load_params
+    from pipeline.serving.server import Listening, serve_champion
     from pipeline.serving.server import serve as serve_model
 
-    params = Path.cwd() / PARAMS_FILE  # a release is served in a project or out of it
-    machine = load_params(params).machine if params.is_file() else Machine()
-    serve_model(model, host, port, api_keys, machine)
+    if model is None:
+        root = _root()
+        serve_champion(root, Listening(host, port, api_keys, root), load_params(root / PARAMS_FILE), _announce())
+        return
+    found = Path.cwd() / PARAMS_FILE  # a release is served in a project or out of it
+    machine = load_params(found).machine if found.is_file() else Machine()
+    serve_model(model, Listening(host, port, api_keys, found.parent if found.is_file() else None), machine)
+
+
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="For the record.")]
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A registered model, as MLflow calls it.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION")],
+    why: Why = "by hand",
+) -> None:
+    """Make a version the champion, as moving the alias in MLflow does. Exit status 3: a server here refused it."""
+    _show_entry(_hand().promote(name, version, why), version)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The one that `r1flow serve` follows.")] = None,
+    why: Why = "by hand",
+) -> None:
+    """Make the champion before this one the champion again."""
+    from pipeline.promotion.hand import champion_model
+
+    hand = _hand()
+    entry = hand.roll_back(name or champion_model(hand.params), why)
+    _show_entry(entry, entry.event.after.version)
+
+
+@app.command()
+def history(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Of one registered model only.")] = None,
+) -> None:
+    """Who was champion when, and what was refused: the ledger, after a look at whether it is whole."""
+    from rich.console import Console
+
+    from pipeline.promotion.table import history_tables
+
+    ledger = _hand().ledger()
+    ledger.verify()
+    entries = [entry for entry in ledger.entries() if name in (None, entry.event.model)]
+    Console().print(*(history_tables(entries) if entries else [f"{ledger.place}: no entries yet"]))
+
+
+def _hand() -> "Hand":
+    from pipeline.job import PARAMS_FILE
+    from pipeline.params import load_params
+    from pipeline.promotion.hand import Hand
+
+    root = _root()
+    return Hand(root, load_params(root / PARAMS_FILE), _announce())
+
+
+def _show_entry(entry: "Entry", wanted: int) -> None:
+    """What became of a version. Raises GateFailedError where it did not come to be the champion."""
+    from rich.console import Console
+
+    from pipeline.errors import GateFailedError
+    from pipeline.promotion.table import history_tables
+
+    Console().print(*history_tables([entry]))
+    if entry.event.kind == "refused" or entry.event.after.version != wanted:
+        raise GateFailedError(f"{entry.event.model} version {wanted}: refused: {entry.event.why}")
+
+
+def _announce() -> "Announce":
+    """Whoever is to hear of a new champion beside the ledger: Prefect, where it has a server."""
+
+    def announce(entry: "Entry") -> None:
+        if "PREFECT_API_URL" in os.environ:
+            from flows.promotion import emit
+
+            emit(entry)
+
+    return announce
 
 
 @app.command()

@@ -5,7 +5,9 @@ when it is whole. Credentials come from boto3's own chain, an S3-compatible serv
 such servers may refuse the checksums that newer boto3 adds, so none is sent that the operation does not require.
 """
 
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file, digest
+from pipeline.files import atomic_file, digest, flush
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -38,6 +40,10 @@ class Store(Protocol):
 
     def upload(self, path: Path, key: str) -> None:
         """Copy the file `path` to `key`, over what may be there."""
+        ...
+
+    def create(self, path: Path, key: str) -> bool:
+        """Copy the small file `path` to `key` in one atomic step; False where something is there, which then stays."""
         ...
 
 
@@ -74,6 +80,21 @@ class LocalStore:
 
     def upload(self, path: Path, key: str) -> None:
         _copy(path, self._folder / key)
+
+    def create(self, path: Path, key: str) -> bool:
+        target = self._folder / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+        try:
+            shutil.copyfile(path, temporary)
+            flush(temporary)
+            os.link(temporary, target)  # unlike a rename it fails where the name is taken
+            flush(target.parent)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
 
 
 class S3Store:
@@ -124,6 +145,20 @@ class S3Store:
     def upload(self, path: Path, key: str) -> None:
         with self._explained(key):
             self._client.upload_file(Filename=str(path), Bucket=self._bucket, Key=self._prefix + key)
+
+    def create(self, path: Path, key: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        name = {"Bucket": self._bucket, "Key": self._prefix + key}
+        with self._explained(key):
+            try:
+                self._client.put_object(**name, Body=path.read_bytes(), IfNoneMatch="*")
+            except ClientError as error:
+                # 412: it is there; 409: another one is just writing it, so it will be.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
+                    raise
+                return False
+        return True
 
     def _uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"

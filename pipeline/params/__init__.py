@@ -35,7 +35,7 @@ from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, S
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
-from pipeline.params.serving import Serving
+from pipeline.params.serving import Follow, Serving
 from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
@@ -76,6 +76,7 @@ __all__ = [
     "FieldMap",
     "FileSource",
     "Floor",
+    "Follow",
     "Gates",
     "GeneralRL",
     "GeneralSFT",

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request
@@ -50,7 +50,10 @@ class _Route(APIRoute):
         return strict
 
 
-T = TypeVar("T")
+Body = ChatRequest | CompletionRequest
+Worded = tuple[list[list[int]], bool]
+"""Tokens of the prompts, and whether they end with the thinking opened."""
+Words = Callable[[Wording], Worded]
 
 
 class Service:
@@ -60,11 +63,14 @@ class Service:
         """`name` is the one that clients ask for; it stays when another model takes over."""
         self.name, self.options, self.answering = name, options, answering
         self.metrics = Metrics(answering, name)
+        self.mirror: Callable[[Body, Words], None] | None = None  # is told of every request that has been taken
 
     def engine(self) -> Engine:
         """Who answers a new request. Raises RequestError where nobody does."""
         engine = self.answering.current
         if engine is None or not engine.ready:
+            if engine is not None:
+                engine.tally.add(0.0, failed=True)
             raise starting()
         return engine
 
@@ -74,7 +80,7 @@ class Service:
                 404, f"model: {model[:200]!r}: must be {self.name!r}", param="model", code="model_not_found"
             )
 
-    async def worded(self, words: Callable[[Wording], T], size: int) -> tuple[Engine, T]:
+    async def worded(self, words: Words, size: int) -> tuple[Engine, Worded]:
         """Who answers, and what `words` makes of a text of `size` characters with its tokenizer.
 
         A long text is worked at beside the event loop. Where another model takes over meanwhile, it is done again.
@@ -85,10 +91,30 @@ class Service:
             if engine is self.answering.current:
                 return engine, made
 
-    def begin(
-        self, engine: Engine, body: ChatRequest | CompletionRequest, prompts: list[list[int]], opened: bool
-    ) -> Reply:
+    async def answer(self, body: Body, words: Words, size: int) -> Reply:
         """Hand prompts to the engine; the reply is what becomes of them."""
+        engine, (prompts, opened) = await self.worded(words, size)
+        identity = secrets.token_hex(12)
+        asks = self.asks(engine, body, prompts, opened, identity)
+        assert engine.facts is not None
+        form = (Form if isinstance(body, ChatRequest) else PlainForm)(
+            identity, self.name, f"fp_{engine.facts.digest[:16]}", body.alternatives is not None
+        )
+        reply = Reply(
+            engine.submit(asks),
+            form,
+            self.metrics,
+            prompt_tokens=sum(map(len, prompts)),
+            stream=bool(body.stream),
+            usage=body.stream_options is not None and body.stream_options.include_usage,
+            seconds=self.options.request_seconds,
+        )
+        if self.mirror is not None:
+            self.mirror(body, words)
+        return reply
+
+    def asks(self, engine: Engine, body: Body, prompts: list[list[int]], opened: bool, identity: str) -> list[Ask]:
+        """Prompts as the engine takes them. Raises RequestError where it cannot, or not now."""
         samples = body.n or 1
         if not engine.ready:
             raise starting()
@@ -108,26 +134,13 @@ class Service:
             wait = max(1, round(self.options.queue / self.options.slots))
             raise RequestError(429, "the queue is full: try again", code="queue_full", retry=wait)
         # With a seed, the same request gets the same text; without, one of its own.
-        identity = secrets.token_hex(12)
         drawn = identity if body.seed is None else f"seed {body.seed}"
-        asks = [
+        return [
             Ask(prompt, samples, _sampling(body, limit), drawn, body.alternatives, chat, opened, budget, closing)
             for prompt, limit in zip(prompts, limits, strict=True)
         ]
-        form = (Form if chat else PlainForm)(
-            identity, self.name, f"fp_{engine.facts.digest[:16]}", body.alternatives is not None
-        )
-        return Reply(
-            engine.submit(asks),
-            form,
-            self.metrics,
-            prompt_tokens=sum(map(len, prompts)),
-            stream=bool(body.stream),
-            usage=body.stream_options is not None and body.stream_options.include_usage,
-            seconds=self.options.request_seconds,
-        )
 
-    def _limit(self, body: ChatRequest | CompletionRequest, prompt: int, longest: int) -> int:
+    def _limit(self, body: Body, prompt: int, longest: int) -> int:
         """The most tokens of a completion to a prompt of so many."""
         if not prompt:
             raise RequestError(400, "the prompt: must have at least one token")
@@ -162,8 +175,12 @@ def routes(service: Service) -> APIRouter:
         if body.top_logprobs is not None and not body.logprobs:
             raise RequestError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
         size = sum(len(message.text) for message in body.messages)
-        engine, (prompt, opened) = await service.worded(lambda wording: wording.chat(body.messages), size)
-        return service.begin(engine, body, [prompt], opened)
+
+        def words(wording: Wording) -> Worded:
+            prompt, opened = wording.chat(body.messages)
+            return [prompt], opened
+
+        return await service.answer(body, words, size)
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
@@ -174,8 +191,7 @@ def routes(service: Service) -> APIRouter:
         if len(prompts) > service.options.samples:
             raise RequestError(400, f"prompt: must be at most {service.options.samples}", param="prompt")
         size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
-        engine, tokens = await service.worded(lambda wording: [wording.prompt(prompt) for prompt in prompts], size)
-        return service.begin(engine, body, tokens, opened=False)
+        return await service.answer(body, lambda wording: ([wording.prompt(one) for one in prompts], False), size)
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -25,6 +25,7 @@ import pipeline
 from pipeline.errors import InputError
 from pipeline.params import Serving
 from pipeline.serving import frames
+from pipeline.serving.tally import Tally
 from pipeline.serving.wording import Wording
 
 LONGEST_WAIT = 30.0  # seconds between two attempts to start an engine that ends before it is ready
@@ -86,6 +87,7 @@ class Call:
         self._parts: deque[Part] = deque()
         self._news = asyncio.Event()
         self._left, self._lost, self._closed = samples, False, False
+        self._start = time.monotonic()
 
     async def parts(self) -> AsyncIterator[list[Part]]:
         """What has come since, as often as something has, until all samples have ended or the call is closed.
@@ -109,6 +111,10 @@ class Call:
         """Whether every sample has come to its end."""
         return self._left == 0
 
+    def fail(self) -> None:
+        """Given up for it takes too long."""
+        self._end(failed=True)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -118,11 +124,18 @@ class Call:
     def _push(self, part: Part) -> None:
         self._parts.append(part)
         self._left -= part.finish is not None
+        if part.finish is not None and self.ended:
+            self._end(failed=False)
         self._news.set()
 
     def _lose(self) -> None:
+        if not self.ended and not self._lost:  # a call of several prompts loses each of them
+            self._end(failed=True)
         self._lost = True
         self._news.set()
+
+    def _end(self, *, failed: bool) -> None:
+        self.engine.tally.add(time.monotonic() - self._start, failed=failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,7 @@ class Engine:
     options: Serving
     threads: int
     restarts: int = 0
+    tally: Tally = field(default_factory=Tally)
     facts: Facts | None = None  # of the model, once it was ready
     experts: list[list[int]] | None = None  # tokens that each expert got, by layer, since the process started
     ready: bool = False

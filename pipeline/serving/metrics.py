@@ -65,6 +65,10 @@ class Metrics:
         self.thinking = Counter("r1flow_reasoning_tokens", "written as thinking", registry=to)
         self.first = Histogram("r1flow_time_to_first_token_seconds", "of a request", buckets=SECONDS, registry=to)
         self.latency = Histogram("r1flow_request_seconds", "of a whole request", buckets=SECONDS, registry=to)
+        self.promotions = Counter("r1flow_promotions", "of champions, by how they ended", ["kind"], registry=to)
+        self.shadow = Histogram(
+            "r1flow_shadow_seconds", "of requests that a new model shadowed", ["outcome"], buckets=SECONDS, registry=to
+        )
         self.length = Histogram("r1flow_completion_length_tokens", "of a request", buckets=TOKENS, registry=to)
 
     def page(self) -> bytes:

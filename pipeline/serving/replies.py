@@ -129,6 +129,7 @@ class Reply(Response):
             async with asyncio.timeout(self._seconds):
                 await (self._streamed(send) if self._stream else self._whole(scope, receive, send))
         except TimeoutError:
+            self._call.fail()
             await self._fail(late(self._seconds), scope, receive, send)
         except EngineLostError:
             await self._fail(lost(), scope, receive, send)

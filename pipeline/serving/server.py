@@ -9,8 +9,9 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h11
@@ -19,9 +20,13 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import InputError
-from pipeline.params import Machine
+from pipeline.params import Machine, Params
+from pipeline.promotion.hand import champion_model
+from pipeline.promotion.outcome import Announce
+from pipeline.running import forget_server, note_server
 from pipeline.serving.app import Service, make_app
 from pipeline.serving.engines import Answering, EngineLostError
+from pipeline.serving.follower import Follower
 from pipeline.serving.limits import check_address, read_keys
 
 KEEP_ALIVE_SECONDS = 75  # longer than the minute for which proxies keep a connection
@@ -64,22 +69,59 @@ def model_name(folder: Path) -> str:
     return resolved.parent.name if resolved.name == "model" else resolved.name
 
 
-def serve(folder: Path, host: str, port: int, keys_file: Path | None, machine: Machine) -> None:
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server is to listen, and for which project, if for one."""
+
+    host: str
+    port: int  # 0: any that is free
+    keys_file: Path | None
+    root: Path | None
+
+
+Work = Callable[[Callable[[], None]], Coroutine[None, None, None]]
+"""What brings a model to answer, beside the listening; it calls what it is given once one does."""
+
+
+def serve(folder: Path, at: Listening, machine: Machine) -> None:
     """Until SIGTERM or SIGINT. Raises InputError where keys are missing, the port is taken, or the folder no model."""
-    keys = read_keys(keys_file)
-    check_address(host, keys)
-    options = machine.serving
+    service = _service(model_name(folder), machine)
+
+    async def load(ready: Callable[[], None]) -> None:
+        service.answering.switch(await service.answering.load(folder))
+        ready()
+
+    _run(service, load, at, what=str(folder), follows=False)
+
+
+def serve_champion(root: Path, at: Listening, params: Params, announce: Announce) -> None:
+    """Serve what the alias `champion` names, whenever it moves. Raises as `serve`, or where there is no champion."""
+    service = _service(champion_model(params), params.machine)
+    follower = Follower(root, params, service, announce)
+    _run(service, follower.run, at, what=f"the champion of {service.name}", follows=True)
+
+
+def _service(name: str, machine: Machine) -> Service:
     # One core is left to this process, which has as much to do for a small model as the engine.
     threads = machine.threads or max(1, len(os.sched_getaffinity(0)) - 1)
-    answering = Answering(options, threads)
-    service = Service(model_name(folder), options, answering)
+    return Service(name, machine.serving, Answering(machine.serving, threads))
+
+
+def _run(service: Service, work: Work, at: Listening, *, what: str, follows: bool) -> None:
+    keys = read_keys(at.keys_file)
+    check_address(at.host, keys)
+    options = service.options
     failed: list[Exception] = []
+
+    def ready() -> None:
+        if at.root is not None:
+            note_server(at.root, _reached(address), service.name, follows=follows)
+        print(f"{service.name} answers at {address}", flush=True)
 
     async def begin() -> None:
         try:
-            answering.switch(await answering.load(folder))
-            print(f"{service.name} answers at {address}", flush=True)
-        except (InputError, EngineLostError) as error:
+            await work(ready)
+        except (InputError, EngineLostError, ConnectionError) as error:
             failed.append(error)
             server.should_exit = True
 
@@ -87,12 +129,14 @@ def serve(folder: Path, host: str, port: int, keys_file: Path | None, machine: M
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(begin())
         yield
+        if at.root is not None:
+            forget_server(at.root)
         loading.cancel()
         await asyncio.wait([loading])
-        await answering.stop()
+        await service.answering.stop()
 
-    listener = _listen(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    listener = _listen(at.host, at.port)
+    address = f"http://{f'[{at.host}]' if ':' in at.host else at.host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         make_app(service, keys, lifespan),
         http=protocol(options.receive_seconds),
@@ -106,7 +150,7 @@ def serve(folder: Path, host: str, port: int, keys_file: Path | None, machine: M
         timeout_graceful_shutdown=math.ceil(options.drain_seconds),
     )
     server = uvicorn.Server(config)
-    print(f"loading {folder}; health at {address}/health/ready", flush=True)
+    print(f"loading {what}; health at {address}/health/ready", flush=True)
     # uvicorn raises the signal that has ended it once more when all is done: then it means nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -114,6 +158,11 @@ def serve(folder: Path, host: str, port: int, keys_file: Path | None, machine: M
     if failed:
         error = failed[0]
         raise error if isinstance(error, InputError) else InputError(str(error))
+
+
+def _reached(address: str) -> str:
+    """As it is reached from this machine: a server that listens everywhere does so here."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _listen(host: str, port: int) -> socket.socket:

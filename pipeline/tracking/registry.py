@@ -90,6 +90,7 @@ def _registered(
         client.create_model_version(
             submission.model,
             source=f"models:/{model.model_id}",
+            model_id=model.model_id,  # a server refuses a source without it
             run_id=run.info.run_id,
             tags=dict(model.tags),
             description=submission.description,

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.params import Machine
-from pipeline.serving.server import serve
+from pipeline.serving.server import Listening, serve
 from tests.unit.serving.toys import QUESTION, R1FLOW, Server, until
 
 KEY = "a-key-of-the-tests-0123"
@@ -29,9 +29,9 @@ def keys(tmp_path: Path) -> str:
 
 def test_it_does_not_start_where_it_must_not(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="API keys must be given"):
-        serve(model, "0.0.0.0", 0, None, Machine())
+        serve(model, Listening("0.0.0.0", 0, None, None), Machine())
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="cannot listen"):
-        serve(model, "127.0.0.1", taken.getsockname()[1], None, Machine())
+        serve(model, Listening("127.0.0.1", taken.getsockname()[1], None, None), Machine())
     command = [*R1FLOW, "serve", "--model", str(tmp_path), "--port", "0"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2

@@ -1,0 +1,120 @@
+"""The alias `champion` of a registered model: which version has it, moving it, and the version's files.
+
+Errors are of two kinds: InputError for what a person has to mend, ConnectionError where the registry does not answer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.params import Tracking
+from pipeline.tracking.registry import CHAMPION, DIGEST, FOLDER
+from pipeline.tracking.store import connect, require_answer, store_file, store_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a registered model."""
+
+    model: str
+    number: int
+    digest: str  # of the release; "" where it was not registered as one
+    source: str  # MLflow's address of its files
+    tags: dict[str, str]
+
+
+class Aliases:
+    """Of the project's registry. Blocking; may be used by several threads."""
+
+    def __init__(self, options: Tracking, root: Path) -> None:
+        self._options, self._root = options, root
+
+    def champion(self, model: str) -> Version | None:
+        """None where no version has the alias."""
+        with self._explained():
+            return self._found(lambda: self._client.get_model_version_by_alias(model, CHAMPION))
+
+    def version(self, model: str, number: int) -> Version:
+        """Raises InputError where there is none."""
+        with self._explained():
+            if found := self._found(lambda: self._client.get_model_version(model, str(number))):
+                return found
+            versions = sorted(
+                int(version.version) for version in self._client.search_model_versions(f"name = '{model}'")
+            )
+            if versions:
+                raise InputError(f"{model}: version {number}: must be one of {', '.join(map(str, versions))}")
+            models = [known.name for known in self._client.search_registered_models()]
+        raise InputError(f"{model}: no registered model; known are {', '.join(models) or 'none yet: `r1flow run`'}")
+
+    def move(self, version: Version) -> None:
+        """Make it the champion."""
+        with self._explained():
+            self._client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
+
+    def tag(self, version: Version, name: str, value: str | None) -> None:
+        """None: take the tag away."""
+        with self._explained():
+            if value is not None:
+                self._client.set_model_version_tag(version.model, str(version.number), name, value)
+            else:
+                self._found(lambda: self._client.delete_model_version_tag(version.model, str(version.number), name))
+
+    def download(self, version: Version, folder: Path) -> None:
+        """Fill `folder` with the release's files."""
+        with self._explained():
+            from mlflow.artifacts import download_artifacts
+
+            uri = self._client.tracking_uri
+            files = f"models:/{version.model}/{version.number}/{FOLDER}"
+            download_artifacts(files, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
+        for entry in (folder / FOLDER).iterdir():
+            entry.rename(folder / entry.name)
+        (folder / FOLDER).rmdir()
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        if self._options.uri is None and not store_file(self._root).is_file():
+            raise InputError(f"{self._root}: no registry: nothing has run here yet; `r1flow run` registers releases")
+        if self._options.uri is not None:
+            require_answer(self._options.uri)
+        with store_lock(self._root):
+            client, _ = connect(self._options, self._root)
+        from mlflow import set_tracking_uri
+
+        set_tracking_uri(client.tracking_uri)  # SQL stores look a version's `models:/…` up in the global one
+        return client
+
+    @staticmethod
+    def _found(call: "Callable[[], ModelVersion | None]") -> Version | None:
+        """What a call gives; None where what it names is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            version = call()
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # the latter: no such alias
+                return None
+            raise
+        if version is None:
+            return None
+        tags = dict(version.tags)
+        return Version(version.name, int(version.version), tags.get(DIGEST, ""), str(version.source), tags)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        client = self._client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise ConnectionError(f"the registry at {client.tracking_uri}: {error}") from error
