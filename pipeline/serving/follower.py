@@ -125,7 +125,9 @@ class Follower:
                 self._watch = self._watching(self._options.watch_seconds - age)
         else:
             kind: Kind = "rolled back" if mark(version) in marks else "promoted"
-            who, why = (_me(), failed[0]) if failed else asked_by(version)
+            who, why = (
+                (_me(), failed[0] if failed else "the first champion") if failed or not marks else asked_by(version)
+            )
             await self._settle(who, kind, before, mark(version), why)
         await self._tidy()
 
