@@ -22,6 +22,7 @@ from rich.console import Console
 from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
 from flows.dag import Dag, read_dag
 from flows.page import publish
+from flows.planning import chosen, plan
 from flows.registration import register
 from flows.releases import releases_table
 from flows.report import Outcome, run_table
@@ -29,9 +30,13 @@ from flows.supervise import stop_all
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
+from pipeline.planning.record import NAME as PLAN
 from pipeline.process import exit_on_signals
 from pipeline.release.record import REGISTRATION
 from pipeline.release.record import STAGE as DEPLOYMENT
+
+AFTER = {REGISTRATION: register, PLAN: plan}
+"""Tasks that follow the deployment stage, in this order: side effects, which are no stages."""
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
@@ -52,19 +57,19 @@ def shared(stages: int) -> dict[str, str]:
 
 @flow(name="recipe")
 def recipe(root: Path, until: str | None = None) -> None:
-    """Bring the project at `root` up to date, as far as the stage `until`, register its releases and write its page.
+    """Bring the project at `root` up to date, as far as the stage `until`, register its releases, plan, write the page.
 
     Raises StageFailedError, InputError.
     """
     dag = read_dag(root)
     stages = dag.until(until)
-    parts = [*stages, REGISTRATION] if DEPLOYMENT in stages else stages
+    parts = [*stages, *AFTER] if DEPLOYMENT in stages else stages
     outcomes: dict[str, Outcome] = {}
     ended = False  # by itself; a run that is stopped from outside is to be gone soon
     try:
         bring_up_to_date(root, dag, stages, outcomes)
-        if REGISTRATION in parts:
-            register_releases(root, outcomes)
+        if DEPLOYMENT in stages:
+            follow_up(root, outcomes)
         ended = True
     except StageFailedError:
         ended = True
@@ -72,8 +77,11 @@ def recipe(root: Path, until: str | None = None) -> None:
     finally:
         stop_all()
         Console().print(run_table(root, [outcomes.get(part, Outcome(part, "not reached")) for part in parts]))
-        if REGISTRATION in outcomes and outcomes[REGISTRATION].state in ("ran", "fresh"):
+        done = {part for part, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
+        if REGISTRATION in done:
             Console().print(releases_table(root))
+        if PLAN in done:
+            print(chosen(root))
         if ended:
             print(publish(root), flush=True)
 
@@ -87,9 +95,9 @@ def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict
     while True:
         done = {stage for stage, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
         ready = [stage for stage in stages if stage not in outcomes and dag.needs[stage] <= done]
-        chosen = [] if failure else ready[: machine.parallel - len(running)]
-        beside = len(running) + len(chosen) - 1
-        for stage in chosen:
+        begun = [] if failure else ready[: machine.parallel - len(running)]
+        beside = len(running) + len(begun) - 1
+        for stage in begun:
             outcomes[stage] = Outcome(stage, "stopped")  # unless it comes to an end
             running[run_task.submit(stage, root, machine.stage_timeout_hours * 3600, beside)] = stage
         if not running:
@@ -106,16 +114,16 @@ def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict
         raise failure
 
 
-def register_releases(root: Path, outcomes: dict[str, Outcome]) -> None:
-    """Register what the stages have released, and note how that came out. Raises StageFailedError."""
+def follow_up(root: Path, outcomes: dict[str, Outcome]) -> None:
+    """What follows the deployment stage, one after the other, and how it came out. Raises StageFailedError."""
     machine = load_params(root / PARAMS_FILE).machine
-    outcomes[REGISTRATION] = Outcome(REGISTRATION, "stopped")  # unless it comes to an end
-    try:
-        run_task = register.with_options(retries=machine.retries)
-        outcomes[REGISTRATION] = run_task(root, machine.stage_timeout_hours * 3600)
-    except StageFailedError as error:
-        outcomes[REGISTRATION] = error.outcome
-        raise
+    for name, task_of in AFTER.items():
+        outcomes[name] = Outcome(name, "stopped")  # unless it comes to an end
+        try:
+            outcomes[name] = task_of.with_options(retries=machine.retries)(root, machine.stage_timeout_hours * 3600)
+        except StageFailedError as error:
+            outcomes[name] = error.outcome
+            raise
 
 
 def main(arguments: Sequence[str]) -> int:

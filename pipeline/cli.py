@@ -99,6 +99,20 @@ def report() -> None:
 
 
 @app.command()
+def plan(
+    again: Annotated[bool, typer.Option("--again", help="Measure also what was measured before.")] = False,
+) -> None:
+    """Measure every release on this machine; choose the cheapest that meets deployment.target. Exit status 3: none."""
+    root = _root()
+    from rich.console import Console
+
+    from pipeline.planning.plan import make_plan
+    from pipeline.planning.table import plan_table
+
+    Console().print(plan_table(make_plan(root, again=again)))
+
+
+@app.command()
 def models() -> None:
     """List every evaluated model: how good, how large, how fast."""
     from rich.console import Console
@@ -323,6 +337,17 @@ def bench_curation(rows: int = 100_000, as_json: Json = False) -> None:
     from pipeline.bench.curation import run as measure
 
     _show(measure(rows), as_json)
+
+
+@bench.command("pruning")
+def bench_pruning(
+    experts: Annotated[list[int], typer.Option(help="That each layer keeps; several times for several points.")],
+    as_json: Json = False,
+) -> None:
+    """Experts cut out of the project's teacher: how right it is left, without and with training after the cut."""
+    from pipeline.bench.pruning import run as measure
+
+    _show(measure(_root(), experts), as_json)
 
 
 def _show(figures: Mapping[str, float | str], as_json: bool) -> None:

@@ -3,30 +3,27 @@
 In memory the experts of a layer are one tensor, and gate and up projections one matrix; on disk each is apart, as
 transformers, vLLM and llama.cpp expect. `disk_tensors` lays the disk names over views of the parameters, and serves
 both ways. Only safetensors are read, so nothing in a checkpoint can run; every tensor must be there, expected and of
-the right shape.
+the right shape. Matrices may be packed as int8 (packed_int8); to answer, experts can stay in the file (stored).
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
+from pipeline.model import packed_int8
+from pipeline.model.checkpoint_files import GENERATION, INDEX, SINGLE, Tensors, read_config
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
-from pipeline.model.experts import Experts
+from pipeline.model.experts import Experts, MixtureOfExperts
+from pipeline.model.stored import Stored, StoredExpert, StoredExperts
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-GENERATION = "generation_config.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # The longest list of tensor names that a message shows.
@@ -35,30 +32,17 @@ SHOWN = 5
 
 @torch.no_grad()
 def load_model(folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
-    """Read a checkpoint folder; raises InputError that names the file and what is wrong with it."""
+    """Read a checkpoint folder; raises InputError that names the file and what is wrong with it.
+
+    What is packed as int8 is unpacked.
+    """
     folder = Path(folder)
-    raw = _read_json(folder / "config.json")
-    if (folder / GENERATION).is_file():  # where both say what ends a completion, this one is meant: chat models differ
-        raw |= {"eos_token_id": _read_json(folder / GENERATION).get("eos_token_id", raw.get("eos_token_id"))}
+    raw = read_config(folder)
     with torch.device("meta"):
         model = Decoder(ModelConfig.from_hf(raw))
     take_memory(model.cast(dtype), device)
-    slots = disk_tensors(model)
-    found: set[str] = set()
-    unexpected: list[str] = []
-    head = None
-    for name, tensor in _read_tensors(folder):
-        if name in slots:
-            _check(folder, name, tensor, slots[name])
-            slots[name].copy_(tensor)
-            found.add(name)
-        elif name == "lm_head.weight":
-            head = tensor
-        elif not _is_known_extra(name, raw):
-            unexpected.append(name)
-    _check_names(folder, [name for name in slots if name not in found], unexpected)
-    if head is not None and not torch.equal(head.to(dtype), model.unembedding.cpu()):
-        raise InputError(f"{folder}: lm_head.weight is not the embedding: must be, as tie_word_embeddings = true")
+    with Tensors(folder, raw) as tensors:
+        _fill(model, folder, tensors, disk_tensors(model))
     return model
 
 
@@ -71,14 +55,78 @@ def take_memory(model: nn.Module, device: torch.device | str) -> None:
     model.load_state_dict(held, assign=True)
 
 
-def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Write a checkpoint folder whole, in place of what was there, in shards of at most `max_shard_bytes`."""
+@torch.no_grad()
+def load_to_answer(folder: Path | str, *, mapped: bool = False, hot: Sequence[Collection[int]] = ()) -> Decoder:
+    """The same, in float32 on the CPU, but for the routed experts: packed ones stay packed.
+
+    `mapped`: the experts stay in the file, but for the `hot` ones, whose numbers each mixture layer's entry lists.
+    """
+    folder = Path(folder)
+    raw = read_config(folder)
+    if not mapped and not packed_int8.require_layout(folder / "config.json", raw):
+        return load_model(folder)
+    with torch.device("meta"):
+        model = Decoder(ModelConfig.from_hf(raw))
+    slots = disk_tensors(model)
+    mixtures = {path: part for path, part in model.named_modules() if isinstance(part, MixtureOfExperts)}
+    with Tensors(folder, raw) as tensors:
+        for number, (path, part) in enumerate(mixtures.items()):
+            prefix, count = f"model.{path}.experts", part.gate.mixture.experts
+            experts = [_stored_expert(folder, tensors, slots, f"{prefix}.{expert}") for expert in range(count)]
+            in_memory = hot[number] if mapped and number < len(hot) else () if mapped else range(count)
+            part.experts = StoredExperts(experts, frozenset(in_memory))
+        take_memory(model, "cpu")
+        _fill(model, folder, tensors, disk_tensors(model), elsewhere=slots.keys() - disk_tensors(model).keys())
+    return model
+
+
+def _stored_expert(folder: Path, tensors: Tensors, slots: Mapping[str, Tensor], prefix: str) -> StoredExpert:
+    parts = []
+    for kind in ("gate_proj", "up_proj", "down_proj"):
+        name = f"{prefix}.{kind}.weight"
+        if name not in tensors:
+            _check_names(folder, [name], [])
+        stored = tensors.stored(name)
+        _check(folder, name, stored, slots[name])
+        as_it_is = stored.scales is not None or stored.numbers.dtype == torch.float32
+        parts.append(stored if as_it_is else Stored(stored.numbers.float(), None))
+    return StoredExpert(*parts)
+
+
+def _fill(
+    model: Decoder, folder: Path, tensors: Tensors, slots: Mapping[str, Tensor], elsewhere: Collection[str] = ()
+) -> None:
+    """Copy the file's tensors into `slots`, all of them but those that are `elsewhere`."""
+    unexpected, head = [], None
+    for name in tensors:
+        if name in slots:
+            stored = tensors.stored(name)
+            _check(folder, name, stored, slots[name])
+            slots[name].copy_(stored.unpacked())
+        elif name == "lm_head.weight":
+            head = tensors.stored(name).unpacked()
+        elif name not in elsewhere and not _is_known_extra(name, tensors.config):
+            unexpected.append(name)
+    _check_names(folder, [name for name in slots if name not in tensors], unexpected)
+    dtype = model.unembedding.dtype
+    if head is not None and not torch.equal(head.to(dtype), model.unembedding.cpu()):
+        raise InputError(f"{folder}: lm_head.weight is not the embedding: must be, as tie_word_embeddings = true")
+
+
+def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10**9, *, packed: bool = False) -> None:
+    """Write a checkpoint folder whole, in place of what was there, in shards of at most `max_shard_bytes`.
+
+    `packed`: the matrices of the blocks as int8, in the layout of packed_int8.
+    """
     with atomic_folder(Path(folder)) as temporary:
         config = model.config.to_hf() | {"dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch.")}
+        if packed:
+            config["quantization_config"] = dict(packed_int8.CONFIG)
         write_json(temporary / "config.json", config)
         special = {key: config[key] for key in SPECIAL_TOKENS if config[key] is not None}
         write_json(temporary / GENERATION, special)
-        shards = _shards(disk_tensors(model), max_shard_bytes)
+        tensors = disk_tensors(model)
+        shards = _shards(_packed(tensors) if packed else tensors, max_shard_bytes)
         names = (
             [SINGLE]
             if len(shards) == 1
@@ -116,6 +164,13 @@ def disk_tensors(model: Decoder) -> dict[str, Tensor]:
     return views
 
 
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        found |= packed_int8.to_disk(name, tensor) if packed_int8.is_packed(name, tensor) else {name: tensor}
+    return found
+
+
 def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
     """Fill shards in the model's order; a tensor larger than a shard gets one of its own."""
     shards: list[dict[str, Tensor]] = [{}]
@@ -129,51 +184,12 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Ten
     return shards
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: not found: a model folder must have it")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is a {type(content).__name__}: must be a JSON object")
-    return content
-
-
-def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for file in _weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    yield name, tensors.get_tensor(name)
-        except SafetensorError as error:
-            raise InputError(f"{file}: is not a whole safetensors file ({error})") from error
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise InputError(f"{folder / INDEX}: weight_map must be an object from tensor to file name")
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise InputError(f"{folder / INDEX}: names {name}: must be a file beside it")
-        return [folder / name for name in names]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
-    if pickles:
-        raise InputError(f"{folder}: has only {pickles[0]}: a pickle can run code, must be safetensors")
-    raise InputError(f"{folder}: has neither {SINGLE} nor {INDEX}")
-
-
-def _check(folder: Path, name: str, tensor: Tensor, slot: Tensor) -> None:
-    if tensor.shape != slot.shape:
-        raise InputError(f"{folder}: {name} has shape {list(tensor.shape)}: must be {list(slot.shape)} by config.json")
-    if tensor.dtype not in DTYPES:
-        raise InputError(f"{folder}: {name} is {tensor.dtype}: must be float32, float16 or bfloat16")
+def _check(folder: Path, name: str, stored: Stored, slot: Tensor) -> None:
+    if stored.numbers.shape != slot.shape:
+        shape = list(stored.numbers.shape)
+        raise InputError(f"{folder}: {name} has shape {shape}: must be {list(slot.shape)} by config.json")
+    if stored.scales is None and stored.numbers.dtype not in DTYPES:
+        raise InputError(f"{folder}: {name} is {stored.numbers.dtype}: must be float32, float16 or bfloat16")
 
 
 def _check_names(folder: Path, missing: list[str], unexpected: list[str]) -> None:

@@ -1,14 +1,15 @@
 """What a decoder is built from, read out of and written into a Hugging Face config.json.
 
 Five model types share one shape here: an attention (latent or grouped), an optional mixture of experts, a rope.
-Different from transformers: a value that we would not follow (an active sliding window, a quantised checkpoint, a rope
-type we do not compute) is refused by name.
+Different from transformers: a value that we would not follow (an active sliding window, a quantisation other than that
+of packed_int8, a rope type we do not compute) is refused by name.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.model import packed_int8
 from pipeline.model.fields import Fields
 from pipeline.model.parts import (
     GroupedAttention,
@@ -64,6 +65,7 @@ class ModelConfig:
         fields = Fields(config)
         model_type = fields.choice("model_type", tuple(ARCHITECTURES))
         _refuse_what_we_do_not_compute(fields)
+        packed_int8.require_layout("config.json", config)
         heads = fields.integer("num_attention_heads")
         layers = fields.integer("num_hidden_layers")
         positions = fields.integer("max_position_embeddings")
@@ -118,7 +120,6 @@ class ModelConfig:
 def _refuse_what_we_do_not_compute(fields: Fields) -> None:
     fields.must_be("hidden_act", "silu")
     fields.must_be("attention_dropout", 0)
-    fields.must_be("quantization_config", None)
     fields.must_be("partial_rotary_factor", 1)
     sliding = fields.flag("use_sliding_window", False) and fields.get("sliding_window") is not None
     # Of the Qwen dense models only the layers from max_window_layers on slide; of the sparse ones all do.

@@ -159,8 +159,14 @@ class Decoder(nn.Module):
 
     def size(self) -> ModelSize:
         """Of the routed experts only k of E act on a token; everything else does, embeddings included."""
-        total = sum(parameter.numel() for parameter in self.parameters())
-        routed = sum(p.numel() for module in self.modules() if isinstance(module, Experts) for p in module.parameters())
+        own = sum(
+            parameter.numel()
+            for part in self.modules()
+            if not isinstance(part, Experts)
+            for parameter in part.parameters(recurse=False)
+        )
+        routed = sum(part.experts.size for part in self.modules() if isinstance(part, MixtureOfExperts))
+        total = own + routed
         mixture = self.config.mixture
         idle = 0 if mixture is None else routed - routed * mixture.top_k // mixture.experts
         return ModelSize(total, total - idle)

@@ -16,6 +16,7 @@ from pipeline.model import native
 from pipeline.model.cache import SlotCache
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Block, Decoder
+from pipeline.model.dispatch import Matrices
 from pipeline.model.experts import MOST_EXPERTS, MixtureOfExperts
 from pipeline.model.layers import FeedForward, GroupedQueryAttention, Linear, MultiHeadLatentAttention, RMSNorm
 from pipeline.model.parts import LatentAttention
@@ -104,7 +105,9 @@ class _Layer(ctypes.Structure):
         *((name, _Product) for name in ("query_down", "query", "key", "value", "output")),
         *((name, _Norm) for name in ("query_norm", "key_norm")),
         *((name, _Product) for name in ("gate_up", "down", "router")),
-        *((name, _POINTER) for name in ("balance", "experts_gate_up", "experts_down", "keys", "values")),
+        ("balance", _POINTER),
+        *((name, Matrices) for name in ("experts_gate_up", "experts_down")),
+        *((name, _POINTER) for name in ("keys", "values")),
     )
 
 
@@ -165,8 +168,7 @@ def _feed_forward(part: FeedForward | MixtureOfExperts | None) -> dict[str, ctyp
         return {"gate_up": _linear(part.gate_up_proj), "down": _linear(part.down_proj)}
     parts: dict[str, ctypes.Structure | int] = {
         "router": _product(part.gate.weight),
-        "experts_gate_up": part.experts.gate_up_proj.data_ptr(),
-        "experts_down": part.experts.down_proj.data_ptr(),
+        **dict(zip(("experts_gate_up", "experts_down"), part.experts.matrices(), strict=True)),
     }
     if part.gate.mixture.scoring == "sigmoid":
         parts["balance"] = part.gate.e_score_correction_bias.data_ptr()

@@ -10,6 +10,7 @@ costs as much as a product. It copies the expert matrices, which is little where
 `grouped_experts` is torch's grouped matrix product, one kernel on a GPU and no copies; on a CPU it is the slower one.
 """
 
+import ctypes
 from typing import Any
 
 import torch
@@ -35,6 +36,18 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
     return base + compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
 
 
+class Matrices(ctypes.Structure):
+    """One matrix of every expert of a layer, as cpp/experts.h declares it."""
+
+    _fields_ = (("fused", ctypes.c_void_p), ("places", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+
+
+def fused(matrices: Tensor) -> Matrices:
+    """Of (E, rows, columns), one behind the other."""
+    assert matrices.is_contiguous()
+    return Matrices(matrices.data_ptr(), None, None)
+
+
 class _NativeExperts(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -49,7 +62,8 @@ class _NativeExperts(torch.autograd.Function):
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
         ctx.shape = (*experts.shape, hidden, size, count)
         given = (x, gate_up, down, weights, order, slots, starts)
-        native.call("experts", *ctx.shape, *given, base, saved, rows, out)
+        matrices = ctypes.byref(fused(gate_up)), ctypes.byref(fused(down))
+        native.call("experts", *ctx.shape, x, *matrices, *given[3:], base, saved, rows, out)
         if learning:
             ctx.save_for_backward(*given, saved)
         return out

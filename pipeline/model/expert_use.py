@@ -25,7 +25,7 @@ def expert_use(
     use = {}
     for task in sorted(set(tasks)):
         own = [sequence for sequence, of in zip(sequences, tasks, strict=True) if of == task]
-        load = torch.stack([_load(model, run) for run in _runs(own)]).sum(0)
+        load = torch.stack([_load(model, run) for run in runs(own)]).sum(0)
         use[task] = (load / load.sum(1, keepdim=True)).tolist()
     return use
 
@@ -38,7 +38,7 @@ def _load(model: Decoder, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     return expert_load(model(tokens, positions, PackedSequences(lengths)).routing)
 
 
-def _runs(sequences: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+def runs(sequences: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
     """In parts of about RUN_TOKENS."""
     runs: list[list[Sequence[int]]] = [[]]
     size = 0

@@ -14,10 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.errors import InputError
 from pipeline.model import native
-from pipeline.model.dispatch import run_experts
+from pipeline.model.dispatch import Matrices, fused, run_experts
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
+from pipeline.model.stored import StoredExperts
 
 MOST_EXPERTS = 1024
 """That cpp/experts.h chooses among."""
@@ -99,6 +100,15 @@ class Experts(nn.Module):
         """x and base (T, D), experts and weights (T, k) -> base + sum over k of weight · expert(x), (T, D)."""
         return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights, base)
 
+    @property
+    def size(self) -> int:
+        """Numbers in all matrices."""
+        return self.gate_up_proj.numel() + self.down_proj.numel()
+
+    def matrices(self) -> tuple[Matrices, Matrices]:
+        """Where a kernel finds gate_up and down."""
+        return fused(self.gate_up_proj), fused(self.down_proj)
+
 
 class MixtureOfExperts(nn.Module):
     """The routed experts that each token chose, plus the shared expert where there is one."""
@@ -106,7 +116,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, hidden_size: int, mixture: Mixture) -> None:
         super().__init__()
         self.gate = Router(hidden_size, mixture)
-        self.experts = Experts(hidden_size, mixture)
+        self.experts: Experts | StoredExperts = Experts(hidden_size, mixture)
         self.shared_experts = FeedForward(hidden_size, mixture.shared_size) if mixture.shared_size else None
 
     def forward(self, x: Tensor, replay: Tensor | None, residual: Tensor) -> tuple[Tensor, Routing]:

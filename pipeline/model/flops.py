@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.model.decoder import Decoder
-from pipeline.model.experts import Experts, Router
+from pipeline.model.experts import MixtureOfExperts, Router
 from pipeline.model.layers import GroupedQueryAttention, Linear, MultiHeadLatentAttention
 
 
@@ -48,11 +48,9 @@ def arithmetic(model: Decoder) -> Arithmetic:
     for block in model.layers:
         for module in block.modules():
             match module:
-                case Experts():
-                    mixture = model.config.mixture
-                    assert mixture is not None
-                    parameters = sum(parameter.numel() for parameter in module.parameters())
-                    token += 2 * parameters * mixture.top_k // mixture.experts
+                case MixtureOfExperts():
+                    mixture = module.gate.mixture
+                    token += 2 * module.experts.size * mixture.top_k // mixture.experts
                 case Linear() | Router():
                     token += 2 * module.weight.numel()
                 case GroupedQueryAttention():

@@ -36,6 +36,7 @@ from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
 from pipeline.params.serving import Follow, Serving
+from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
     Base,
@@ -94,6 +95,7 @@ __all__ = [
     "PairTraining",
     "Params",
     "Parity",
+    "Plan",
     "PolicyLoss",
     "Preference",
     "PreferenceReward",
@@ -107,12 +109,15 @@ __all__ = [
     "Section",
     "Selection",
     "Serving",
+    "Sizing",
     "Source",
     "Student",
     "StudentFloor",
+    "Target",
     "Tokens",
     "Tracking",
     "Training",
+    "Variant",
     "Weights",
     "load_params",
 ]

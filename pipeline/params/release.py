@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pipeline.params.section import Count, Name, Positive, Section
+from pipeline.params.sizing import Plan, Sizing, Target, Variant
 
 
 class Parity(Section):
@@ -16,6 +17,10 @@ class Parity(Section):
 
 class Deployment(Section):
     parity: Parity
+    sizing: Sizing = Sizing()
+    variants: dict[Name, Variant] = {}  # name of the release → how it is made
+    target: Target = Target()
+    plan: Plan = Plan()
     registry: Name = "r1flow"  # of a release's model in MLflow: REGISTRY-RELEASE, "r1flow-general_rl"
     # Which new version becomes the champion by itself: the first one of its model, none, every one. A person can
     # always move the alias.

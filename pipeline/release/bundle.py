@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.evaluation.models import STUDENTS, Entry, final, find_models, is_student
-from pipeline.files import digest
+from pipeline.files import digest, write_json
 from pipeline.job import Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
+from pipeline.model.stored import USE
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Parity, Sampling
 from pipeline.release.card import Background, card
@@ -18,7 +19,14 @@ from pipeline.release.export import export
 from pipeline.release.parity import Question, require_parity
 from pipeline.release.record import CARD, RECORD, Figures, Kind, Release, write_checksums
 
-RESERVED = (RECORD, "metrics.json")  # lie beside the releases
+RESERVED = (
+    RECORD,
+    "metrics.json",
+    "experts.csv",
+    "coverage.csv",
+    "expert_tokens.csv",
+    "pruning.csv",
+)  # lie beside the releases
 TEACHER = "The reasoning model at the end of DeepSeek-R1's recipe, after supervised and reinforcement learning."
 STUDENT = "A student of `{teacher}`: a smaller model, fine-tuned on what the teacher's recipe wrote (as R1-Distill)."
 
@@ -34,6 +42,8 @@ class Source:
     folder: Path  # its tokenizer and, but for a variant, its weights
     load: Callable[[], Decoder]
     of: str | None = None  # a variant: the release it is made from
+    packed: bool = False  # matrices as int8
+    use: Sequence[Sequence[float]] | None = None  # each mixture layer's experts: their share of the choices, if known
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,9 @@ def build(
     """Fill `folder` with the release of a model. Raises GateFailedError where the export is not that model."""
     model = source.load()
     size, config = model.size(), model.config
-    export(model, load_tokenizer(source.folder), terms.sampling, folder)
+    export(model, load_tokenizer(source.folder), terms.sampling, folder, packed=source.packed)
+    if source.use is not None:
+        write_json(folder / USE, source.use)
     del model  # the gate loads one model after the other
     parity = require_parity(source.name, source.load, folder, asked, terms.parity, terms.seed, terms.meter)
     release = Release(

@@ -12,15 +12,21 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.files import write_json
 from pipeline.generation.engine import end_tokens
-from pipeline.model.checkpoint import GENERATION, save_model
+from pipeline.model.checkpoint import save_model
+from pipeline.model.checkpoint_files import GENERATION
 from pipeline.model.decoder import Decoder
 from pipeline.model.tokenizer import save_tokenizer
 from pipeline.params import Sampling
 
 
-def export(model: Decoder, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path) -> None:
-    """Write weights, configuration, tokenizer, chat template and sampler to `folder`, in place of what was there."""
-    save_model(model, folder)
+def export(
+    model: Decoder, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, *, packed: bool = False
+) -> None:
+    """Write weights, configuration, tokenizer, chat template and sampler to `folder`, in place of what was there.
+
+    `packed`: matrices as int8.
+    """
+    save_model(model, folder, packed=packed)
     save_tokenizer(tokenizer, folder)
     special = _special_tokens(model, tokenizer)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

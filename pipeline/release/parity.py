@@ -27,7 +27,7 @@ from pipeline.generation.generate import generate
 from pipeline.generation.requests import Completion
 from pipeline.generation.work import generation_work
 from pipeline.job import Meter
-from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint import load_to_answer
 from pipeline.model.decoder import Decoder
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Parity
@@ -82,7 +82,7 @@ def require_parity(
 
     `trained` loads the weights as they were trained: one model is in memory at a time.
     """
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_to_answer(folder), load_tokenizer(folder)
     _require_template(name, tokenizer, asked)
     sampling, prompts = read_sampling(folder), [_rendered(tokenizer, question.prompt) for question in asked]
     samples = len(asked[0].texts)

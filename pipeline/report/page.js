@@ -159,7 +159,7 @@ function drawPasses(place, width) {
 }
 
 function drawPareto(place, width) {
-  const key = place.dataset.x, models = facts.models.filter((model) => model[key] > 0);
+  const key = place.dataset.x, models = facts[place.dataset.of ?? "models"].filter((model) => model[key] > 0);
   if (!models.length) { place.append(element("p", { class: "dim" }, "Not known of any model yet.")); return; }
   const height = 300, left = 46, right = 16, top = 14, bottom = 42, picture = canvasOf(width, height);
   const logs = models.map((model) => Math.log10(model[key])), most = Math.max(...logs), least = Math.min(...logs);
@@ -177,7 +177,7 @@ function drawPareto(place, width) {
   marks = marks.filter((value) => Math.log10(value) > from && Math.log10(value) < to);
   if (marks.length > 5) marks = marks.filter((value) => /^[125]/.test(value.toExponential()));
   for (const value of marks) picture.append(label(x(value), height - 22, short(value), { class: "faint", "text-anchor": "middle" }));
-  const unit = key === "activated" ? "activated parameters" : facts.currency;
+  const unit = { activated: "activated parameters", memory: "MiB", cost: `${facts.currency} per million tokens` }[key] ?? facts.currency;
   picture.append(label(width - right, height - 3, `${unit}, logarithmic`, { class: "faint", "text-anchor": "end" }));
   const front = models.filter((model) => !models.some((other) => other !== model && other[key] <= model[key] && other.pass_at_1 >= model.pass_at_1 && (other[key] < model[key] || other.pass_at_1 > model.pass_at_1)));
   front.sort((one, other) => one[key] - other[key]);

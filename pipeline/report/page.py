@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from pipeline.cost import Cost
 from pipeline.files import atomic_file
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
+from pipeline.planning.record import read_plan
+from pipeline.planning.table import rows
 from pipeline.report.curves import FIRST, read_curves
 from pipeline.report.experts import expert_map
 from pipeline.report.models import Model, evaluated, final, funnel
@@ -40,7 +42,7 @@ def write_report(root: Path) -> Path:
     params = load_params(root / PARAMS_FILE)
     stages = read_project(root)
     models = evaluated(stages)
-    last = final(models)
+    last, plan = final(models), read_plan(root)
     facts: dict[str, Any] = {
         "metrics": {stage.name: stage.metrics for stage in stages if stage.metrics},
         "stages": [_stage(stage) for stage in stages],
@@ -52,6 +54,7 @@ def write_report(root: Path) -> Path:
         "final": last.name if last else None,
         "experts": expert_map(root, last.name) if last else None,
         "samples": read_samples(root),
+        "plan": [] if plan is None else _points(plan),
     }
     page = render(
         facts,
@@ -62,6 +65,8 @@ def write_report(root: Path) -> Path:
         final=last,
         stages=stages,
         lineage=lineage(root, stages),
+        plan=plan,
+        plan_rows=[] if plan is None else rows(plan),
         params=(root / PARAMS_FILE).read_text(encoding="utf-8"),
     )
     with atomic_file(report_path(root)) as temporary:
@@ -146,6 +151,21 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "money": "" if stage.cost is None else figures.money(stage.cost.money, stage.cost.currency),
         "error": stage.state.error if stage.state else "",
     }
+
+
+def _points(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the pictures of the plan show of each candidate."""
+    return [
+        {
+            "name": one["release"] if one["way"] == "memory" else f"{one['release']}, {one['way']}",
+            "pass_at_1": one["pass_at_1"]["mean"],
+            "low": one["pass_at_1"]["low"],
+            "high": one["pass_at_1"]["high"],
+            "memory": one["memory"],
+            "cost": one["cost"],
+        }
+        for one in plan["candidates"]
+    ]
 
 
 def _number(value: Any) -> str:

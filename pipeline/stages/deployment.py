@@ -4,6 +4,7 @@ All releases appear together in one rename, and only after every one of them has
 """
 
 import json
+from dataclasses import replace
 
 import polars as pl
 
@@ -17,6 +18,7 @@ from pipeline.release.bundle import Terms, build, figures_of, find_sources
 from pipeline.release.card import Background
 from pipeline.release.parity import questions
 from pipeline.release.record import Record
+from pipeline.release.sizing import right_size
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
@@ -32,17 +34,23 @@ def run(params: Params, job: Job) -> dict[str, float]:
         background=Background(problems, samples, upstream, verifiers),
         meter=job.meter,
     )
+    sources = find_sources(job.root, read_stages(job.root)[job.stage]["deps"])
     releases = []
     with atomic_folder(artifacts(job.root, job.stage)) as folder:
-        for source in find_sources(job.root, read_stages(job.root)[job.stage]["deps"]):
-            asked = questions(samples, problems, source.model, terms.parity.problems)
-            evaluation = figures_of(metrics, source.model)
-            releases.append(build(source, folder / source.name, asked, evaluation, terms))
+        sized = right_size(sources, samples, params, job)
+        sized.write(folder)
+        known = {source.model: figures_of(metrics, source.model) for source in sources} | sized.evaluation
+        terms = replace(terms, background=replace(terms.background, samples=sized.samples))
+        for source in sized.sources:
+            asked = questions(sized.samples, problems, source.model, terms.parity.problems)
+            releases.append(build(source, folder / source.name, asked, known[source.model], terms))
         Record(tuple(releases), upstream, verifiers).write(folder)
     figures: dict[str, float] = {"releases": len(releases)}
     for release in releases:
-        known = release.evaluation["pass_at_1"]
-        figures |= with_bounds(f"{release.name}.pass_at_1", Interval(**known))
+        figures |= with_bounds(f"{release.name}.pass_at_1", Interval(**release.evaluation["pass_at_1"]))
+        if release.of is not None:
+            over = f"over_{release.of}"
+            figures |= with_bounds(f"{release.name}.{over}", Interval(**release.evaluation[over]))
         figures[f"{release.name}.activated_parameters"] = release.activated_parameters
         figures[f"{release.name}.bytes"] = sum(
             (job.output(release.name) / name).stat().st_size for name in release.files

@@ -10,12 +10,12 @@ import polars as pl
 
 from pipeline.errors import GateFailedError, InputError
 from pipeline.evaluation.champion import read_champion
+from pipeline.evaluation.choice import choose
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.gates import Gate, champion_gate, stage_gates
 from pipeline.evaluation.models import find_models
 from pipeline.evaluation.preference import find_preference
 from pipeline.evaluation.results import results
-from pipeline.evaluation.sampling import choose
 from pipeline.files import atomic_folder, write_json
 from pipeline.job import Job, read_stages
 from pipeline.params import Params

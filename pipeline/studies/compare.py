@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 
 from pipeline.cost import Cost
+from pipeline.evaluation.choice import choose
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import measure, overall, per_problem, with_bounds
 from pipeline.evaluation.models import Entry
 from pipeline.evaluation.paired import compare
-from pipeline.evaluation.sampling import choose
 from pipeline.files import digest, write_json
 from pipeline.job import PARAMS_FILE, artifacts, at
 from pipeline.params import Evaluation, load_params

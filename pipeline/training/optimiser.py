@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.params import Optimisation
 
+ROW = 4096
+
 
 def learning_rate(options: Optimisation, step: int) -> float:
     """Rate at `step`, counted from 0: linear from nothing, then a cosine to the final share at the last step."""
@@ -44,6 +46,12 @@ def adamw(model: nn.Module, options: Optimisation) -> AdamW:
 def gradient_norm(gradients: list[Tensor]) -> float:
     """L2 norm of all gradients as one vector.
 
-    Each is flattened first: torch's reduction of one dimension uses all cores, that of several does not.
+    By rows, each of which one core adds up: so the bits do not depend on how many cores there are.
     """
-    return torch.stack([torch.linalg.vector_norm(gradient.flatten()) for gradient in gradients]).norm().item()
+    norms = []
+    for gradient in gradients:
+        numbers = gradient.flatten()
+        whole = len(numbers) // ROW * ROW
+        rows = numbers[:whole].view(-1, ROW), numbers[None, whole:]
+        norms += [torch.linalg.vector_norm(part, dim=1) for part in rows if part.numel()]
+    return torch.linalg.vector_norm(torch.cat(norms).double()).item()

@@ -68,7 +68,7 @@ def test_the_flow_leaves_the_same_lock_in_another_folder(reproduced: Path, tmp_p
     assert _locked(folder) == _locked(reproduced)
     versions = json.loads((folder / "runs" / "registration" / "versions.json").read_text())
     assert {(one["release"], one["version"], *one["aliases"]) for one in versions} == {
-        (name, 1, "candidate", "champion") for name in ("general_rl", "dense", "on-policy")
+        (name, 1, "candidate", "champion") for name in ("general_rl", "dense", "on-policy", "general_rl-int8")
     }
 
 

@@ -36,7 +36,8 @@ struct Layer {
     Norm query_norm, key_norm;
     Product gate_up, down;  // of all tokens: the dense feed-forward, or the shared expert
     Product router;
-    const float *balance, *experts_gate_up, *experts_down;
+    const float* balance;
+    Matrices experts_gate_up, experts_down;
     float *keys, *values;  // this layer of the cache
 };
 struct Decoder {

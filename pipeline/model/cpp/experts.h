@@ -95,26 +95,45 @@ void plan(int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* 
     starts[E + 1] = columns_before(E, starts)[E];
 }
 
+// One matrix (rows, columns) of every expert of a layer, as weights.py describes it: one behind the other at `fused`, or
+// each where `places` says; with `scales`, one for every row, its numbers are bytes, 128 above an int8.
+struct Matrices {
+    const float* fused;
+    const void* const* places;
+    const float* const* scales;
+    // The numbers of expert e; bytes are unpacked into `space`.
+    const float* of(int64_t e, int64_t rows, int64_t columns, float* space) const {
+        if (places == nullptr) return fused + e * rows * columns;
+        if (scales == nullptr) return static_cast<const float*>(places[e]);
+        const uint8_t* from = static_cast<const uint8_t*>(places[e]);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < columns; ++c)
+                space[r * columns + c] = static_cast<float>(from[r * columns + c] - 128) * scales[e][r];
+        return space;
+    }
+};
+
 // rows (N, D), the outputs of sorted choices times their weights; called by all threads of a team.
-void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up, const float* down,
+void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const Matrices& gate_up, const Matrices& down,
                  const float* weights, const int64_t* order, const int64_t* starts, float* saved, float* rows) {
     const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp for schedule(dynamic, 2)
     for (int64_t e = 0; e < E; ++e)
         for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
             const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
-            float* xt = scratch((D + I + D + 2 * I) * ld);  // (D, n)
-            float *ht = xt + D * ld, *outt = ht + I * ld;
+            const int64_t unpacked = gate_up.scales != nullptr ? 2 * I * D : 0;
+            float* xt = scratch((D + I + D + 2 * I) * ld + unpacked);  // (D, n)
+            float *ht = xt + D * ld, *outt = ht + I * ld, *space = outt + (D + 2 * I) * ld;
             float* gut = saved == nullptr ? outt + D * ld : saved + 2 * I * saved_at;  // (2I, n)
             const int64_t* choice = order + at;
             transpose(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
-            gemm<true>(2 * I, N, D, gate_up + e * 2 * I * D, D, 1, xt, ld, gut, ld, false);
+            gemm<true>(2 * I, N, D, gate_up.of(e, 2 * I, D, space), D, 1, xt, ld, gut, ld, false);
             float weight[CHUNK] = {};
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
                 for (int64_t r = 0; r < N; r += W)
                     store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
-            gemm<true>(D, N, I, down + e * D * I, I, 1, ht, ld, outt, ld, false);
+            gemm<true>(D, N, I, down.of(e, D, I, space), I, 1, ht, ld, outt, ld, false);
             transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + at * D, D, false);
         }
 }
@@ -129,15 +148,15 @@ void experts_plan(int /* threads */, int64_t N, int64_t E, const int64_t* chosen
     plan(N, E, chosen, order, slots, starts);
 }
 
-// out (T, D) = base (T, D), or 0 where that is null, + the sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (E, 2I, D), down
-// (E, D, I), weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
+// out (T, D) = base (T, D), or 0 where that is null, + the sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (2I, D) and
+// down (D, I) of each expert, weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
 // starts[E + 1] floats, or is null; `rows` (N, D) is working space.
-void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up,
-             const float* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
+void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const Matrices* gate_up,
+             const Matrices* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
              const float* base, float* saved, float* rows, float* out) {
 #pragma omp parallel num_threads(threads)
     {
-        run_experts(k, D, I, E, x, gate_up, down, weights, order, starts, saved, rows);
+        run_experts(k, D, I, E, x, *gate_up, *down, weights, order, starts, saved, rows);
         sum_over_choices(T, k, D, rows, slots, base, out);
     }
 }

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.evaluation.choice import choose
 from pipeline.evaluation.intervals import mean_interval
 from pipeline.evaluation.metrics import BINS, difficulty_levels, figure_names, measure, overall, per_problem
-from pipeline.evaluation.sampling import choose
 from pipeline.records import Problem, schema
 from tests.unit.evaluation.tables import judged, sample, table
 

@@ -124,8 +124,8 @@ def tampered(change: Callable[[Path], None]) -> Callable[..., None]:
     """An export that goes wrong for the student alone."""
     honest = bundle.export
 
-    def export(model: object, tokenizer: object, sampling: object, folder: Path) -> None:
-        honest(model, tokenizer, sampling, folder)  # type: ignore[arg-type]
+    def export(model: object, tokenizer: object, sampling: object, folder: Path, packed: bool) -> None:
+        honest(model, tokenizer, sampling, folder, packed=packed)  # type: ignore[arg-type]
         if folder.name == "little":
             change(folder)
 

@@ -43,4 +43,6 @@ def test_first_update_is_the_written_out_formula_and_decay_spares_vectors():
 
 def test_gradient_norm_is_that_of_one_long_vector():
     assert gradient_norm([torch.tensor([[3.0], [0.0]]), torch.tensor([4.0, 12.0])]) == pytest.approx(13)
+    long = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0))
+    assert gradient_norm([long]) == pytest.approx(long.double().norm().item(), rel=1e-6)
     assert math.isnan(gradient_norm([torch.ones(2), torch.tensor([math.nan])]))

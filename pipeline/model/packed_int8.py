@@ -1,0 +1,102 @@
+"""Matrices as int8 with one scale for each output channel, in the layout of the compressed-tensors library.
+
+That layout, `pack-quantized`, is what transformers reads with the library at hand. In place of `NAME.weight` there are
+`NAME.weight_packed` (four numbers in an int32, each 128 above its int8, the first in the lowest byte),
+`NAME.weight_scale` (rows, 1) and `NAME.weight_shape`. Packed are the matrices of all blocks but the routers': rounding
+one would send tokens to other experts, and it is small. Embeddings and norms stay as they are.
+Rounding is to the nearest, with scale = max |w| / 127 of a row: |w − unpacked| ≤ scale / 2. Nothing is calibrated:
+weights alone are rounded, activations stay float32.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+PACKED, SCALE, SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
+PARTS = (PACKED, SCALE, SHAPE)
+OFFSET = 128  # of a byte above its int8
+LARGEST = 127
+CONFIG: Mapping[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+            },
+        }
+    },
+    "ignore": ["lm_head", "re:.*mlp.gate$"],
+}
+"""What config.json says under `quantization_config`."""
+
+
+def is_packed(name: str, tensor: Tensor) -> bool:
+    """Whether the tensor of this name on disk is one of those that are packed."""
+    return tensor.ndim == 2 and re.search(r"\.layers\.\d+\..*_proj(_with_mqa)?\.weight$", name) is not None
+
+
+def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight (rows, columns) -> bytes (rows, columns) uint8 and scales (rows,) float32."""
+    weight = weight.float()
+    scales = weight.abs().amax(1) / LARGEST
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # of a row of zeros any scale is right
+    numbers = (weight / scales[:, None]).round_().clamp_(-LARGEST, LARGEST)
+    return (numbers + OFFSET).to(torch.uint8), scales
+
+
+def unpack(numbers: Tensor, scales: Tensor) -> Tensor:
+    """Bytes (rows, columns) and scales (rows,) -> float32 (rows, columns)."""
+    return (numbers.float() - OFFSET) * scales[:, None]
+
+
+def packed_name(name: str) -> str:
+    """Of the tensor that stands for the weight `name`."""
+    return name.removesuffix(".weight") + PACKED
+
+
+def scale_name(name: str) -> str:
+    return name.removesuffix(".weight") + SCALE
+
+
+def to_disk(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that stand for `name`, which is_packed. Raises InputError where four numbers do not fill an int32."""
+    rows, columns = weight.shape
+    if columns % 4:
+        raise InputError(f"{name}: has rows of {columns} numbers: must be a multiple of 4 to be packed as int8")
+    numbers, scales = pack(weight)
+    yield packed_name(name), numbers.view(torch.int32)
+    yield scale_name(name), scales[:, None]
+    yield name.removesuffix(".weight") + SHAPE, torch.tensor([rows, columns])
+
+
+def from_disk(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A packed tensor and its scale, as they lie in the file -> bytes (rows, columns) and scales (rows,); views."""
+    return packed.view(torch.uint8), scale.reshape(-1)
+
+
+def require_layout(source: object, raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a packed checkpoint. Raises InputError for any other kind of quantisation."""
+    found = raw.get("quantization_config")
+    if found is None:
+        return False
+    weights = [group.get("weights") for group in found.get("config_groups", {}).values()]
+    ours = CONFIG["config_groups"]["group_0"]["weights"]
+    same = len(weights) == 1 and {key: (weights[0] or {}).get(key) for key in ours} == ours
+    if found.get("format") != CONFIG["format"] or not same:
+        raise InputError(
+            f"{source}: quantization_config = {found!r:.200}: must be {CONFIG['format']} with int8 weights, symmetric, "
+            "one scale per channel; nothing else is supported"
+        )
+    return True
