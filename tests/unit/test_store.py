@@ -109,3 +109,13 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(bucket: str) -> None:
     boto3.client("s3").put_object(Bucket=bucket, Key="data/../../etc/passwd", Body=b"x")
     with pytest.raises(InputError, match="must not lead out"):
         list(open_store(f"s3://{bucket}/data").list())
+
+
+def test_a_key_is_created_once(store: Store, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    assert store.create(tmp_path / "one", "deep/key")
+    assert not store.create(tmp_path / "two", "deep/key")
+    store.download("deep/key", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "one"
+    assert list(store.list()) == ["deep/key"]
