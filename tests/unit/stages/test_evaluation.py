@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import chat
 from pipeline.errors import GateFailedError, InputError, exit_code
-from pipeline.evaluation import sampling
+from pipeline.evaluation import choice, sampling
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.models import find_models
 from pipeline.evaluation.preference import Preference
@@ -200,7 +200,7 @@ def test_with_a_preference_model_general_answers_are_compared(project: Path) -> 
 
     options = _params().evaluation
     models = find_models(project, [f"artifacts/{stage}/model" for stage in SKILL])
-    problems = sampling.choose(read_table(project / "artifacts" / "curation" / "problems.parquet", Problem), 10, 2)
+    problems = choice.choose(read_table(project / "artifacts" / "curation" / "problems.parquet", Problem), 10, 2)
     preference = Preference(LikesTheBase(), character_tokenizer(chat.CHAT_TEMPLATE))
     metrics = results(evaluate(models, problems, options, 0, preference), 0).metrics
     assert [metrics[f"{stage}.preference"] for stage in SKILL] == [-3, -2, -1]
