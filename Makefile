@@ -21,6 +21,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r1flow needs Python 3.11 or newer, not " + sys.version)'
 	@$(PYTHON) -m venv .venv
 	@DS_BUILD_OPS=0 .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@.venv/bin/python -m flows.prepare
 	@touch $(READY)
 
 # The versions in .venv, which the tests have passed with, become the constraints of every later set-up.

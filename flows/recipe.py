@@ -34,6 +34,7 @@ from pipeline.planning.record import NAME as PLAN
 from pipeline.process import exit_on_signals
 from pipeline.release.record import REGISTRATION
 from pipeline.release.record import STAGE as DEPLOYMENT
+from pipeline.tracking import recorder
 
 AFTER = {REGISTRATION: register, PLAN: plan}
 """Tasks that follow the deployment stage, in this order: side effects, which are no stages."""
@@ -135,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         root = project_root(Path.cwd())
         read_dag(root).until(options.until)  # a mistyped stage is refused before Prefect starts
-        recipe(root, options.until)
+        with recorder():
+            recipe(root, options.until)
     except InputError as error:
         print(error, file=sys.stderr)
         return EXIT_INPUT

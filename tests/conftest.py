@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process import spin_briefly
+from pipeline.tracking import recorder
 from tests.project import FlowProject
 
 spin_briefly()  # before any test imports torch
@@ -25,6 +26,13 @@ def loggers_stay_on() -> Iterator[None]:
     before = silenced()
     yield
     assert silenced() <= before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tracking_process() -> Iterator[None]:
+    """One MLflow for all tests of this process and what they start, as a flow has one for all its stages."""
+    with recorder():
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """distillation: small models learn from what the large one wrote (DeepSeek-R1, R1-Distill-*). One stage per student.
 
 As R1's, a student is only fine-tuned on the set. With `on_policy` it then writes for itself, and the teacher says for
-every token what it would have written.
+every token what it would have written: that is the model which wrote the set, so that students wait for no later one.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.training.pretraining import Start, obtain
 
 def run(params: Params, job: Job) -> dict[str, float]:
     student = params.distillation.students[job.member]
-    teacher = job.input("general_rl", "model")
+    teacher = job.input("reasoning_rl", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
     start = obtain(

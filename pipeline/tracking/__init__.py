@@ -3,9 +3,11 @@
 from pipeline.tracking.champion import Aliases, Version
 from pipeline.tracking.commit import git_tags
 from pipeline.tracking.reading import Recorded, keep_file, read_run
+from pipeline.tracking.recorder import recorder
 from pipeline.tracking.registry import Registered, Submission, register
-from pipeline.tracking.runs import Description, Tracker, flatten
-from pipeline.tracking.store import require_answer
+from pipeline.tracking.run import Description, flatten
+from pipeline.tracking.runs import Tracker
+from pipeline.tracking.store import prepare, require_answer
 
 __all__ = [
     "Aliases",
@@ -18,7 +20,9 @@ __all__ = [
     "flatten",
     "git_tags",
     "keep_file",
+    "prepare",
     "read_run",
+    "recorder",
     "register",
     "require_answer",
 ]

@@ -55,10 +55,23 @@ def store_lock(root: Path, name: str = "lock") -> Iterator[None]:
         yield
 
 
-def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
-    """A client of the store and the id of the experiment, both made where they are missing."""
+def load() -> None:
+    """Import MLflow, which takes seconds, with our settings."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.system_metrics.system_metrics_monitor  # noqa: F401
+
+
+def prepare(root: Path) -> None:
+    """Make the default store, which takes seconds the first time."""
+    with store_lock(root):
+        connect(Tracking(), root)
+
+
+def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
+    """A client of the store and the id of the experiment, both made where they are missing."""
+    load()
     from mlflow import MlflowClient
 
     client = MlflowClient(options.uri or f"sqlite:///{store_file(root)}")

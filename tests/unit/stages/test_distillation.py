@@ -49,7 +49,7 @@ def write_teacher(root: Path, params: Params, another: str) -> None:
     tokenizer.add_tokens([another] if another else [])
     model = Decoder(ModelConfig.from_hf({**params.base.model_dump()["model"], "vocab_size": len(tokenizer)}))
     model.init_weights(0)
-    folder = root / "artifacts" / "general_rl" / "model"
+    folder = root / "artifacts" / "reasoning_rl" / "model"
     save_model(model, folder)
     save_tokenizer(tokenizer, folder)
 
@@ -109,5 +109,5 @@ def test_a_killed_student_ends_in_the_same_bits(kill: int, root: Path, params: P
 def test_a_teacher_of_another_vocabulary_is_refused_only_where_it_is_asked(root: Path, params: Params) -> None:
     write_teacher(root, params, "é")
     Run(root, "dense").go(params)
-    with pytest.raises(InputError, match=r"distillation@on-policy.on_policy: 1 tokens are not the same .*general_rl"):
+    with pytest.raises(InputError, match=r"distillation@on-policy.on_policy: 1 tokens are not the same .*reasoning_rl"):
         Run(root, "on-policy").go(params)

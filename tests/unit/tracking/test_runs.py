@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
 from pipeline.params import Tracking
@@ -141,7 +140,7 @@ def test_an_address_that_mlflow_cannot_use_is_refused(uri: str) -> None:
 def test_a_store_that_cannot_be_opened_stops_the_stage(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mlflow").mkdir(parents=True)
     (tmp_path / "runs" / "mlflow" / "mlflow.db").write_text("this is no database")
-    with pytest.raises(Exception, match="not a database"), Tracker(Tracking(), tmp_path, WORK):
+    with pytest.raises(InputError, match="not a database"), Tracker(Tracking(), tmp_path, WORK):
         pass
 
 
@@ -158,7 +157,7 @@ class Flaky:
 
     def send(self, figures: list[tuple[Any, ...]]) -> None:
         if Flaky.away:
-            raise MlflowException("connection refused")
+            raise ConnectionError("connection refused")
         assert len(figures) <= tracking.BATCH
         Flaky.taken += figures
 
@@ -169,14 +168,14 @@ class Flaky:
 
     def close(self, status: str) -> None:
         if Flaky.away:
-            raise MlflowException("connection refused")
+            raise ConnectionError("connection refused")
         Flaky.closed = status
 
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> None:
     Flaky.away, Flaky.taken, Flaky.kept, Flaky.closed = False, [], {}, ""
-    monkeypatch.setattr(tracking, "_Run", Flaky)
+    monkeypatch.setattr(tracking, "RemoteRun", Flaky)
     monkeypatch.setattr(tracking, "SEND_SECONDS", 0.0)
 
 
