@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from pipeline.errors import InputError
 from pipeline.model import native
 from pipeline.model.dispatch import Matrices, fused, run_experts
+from pipeline.model.kernels import sigmoid
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
 from pipeline.model.parts import Mixture
@@ -54,7 +55,7 @@ class Router(nn.Module):
         # In float32 even under autocast: rounded scores would tie, and tokens change experts from run to run.
         with torch.autocast(x.device.type, enabled=False):
             logits = linear(x.float(), self.weight.float())
-        scores = logits.sigmoid() if mixture.scoring == "sigmoid" else logits.softmax(-1)
+        scores = sigmoid(logits) if mixture.scoring == "sigmoid" else logits.softmax(-1)
         experts = self._choose(scores.detach()) if replay is None else replay
         weights = scores.gather(1, experts)
         if mixture.norm_topk_prob:

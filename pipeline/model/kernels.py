@@ -86,6 +86,29 @@ class _RMSNorm(torch.autograd.Function):
         return x_grad.view_as(x).to(x.dtype), weight_grad.squeeze(1).to(weight.dtype), None
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^−x), on a CPU in steps that torch computes alike wherever a core's part of the numbers ends.
+
+    torch's own sigmoid takes another routine for what is left at the end of each core's part, so bits of the routers'
+    scores would depend on the number of cores.
+    """
+    return _Sigmoid.apply(x) if x.device.type == "cpu" else x.sigmoid()
+
+
+class _Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.neg().exp_().add_(1).reciprocal_()
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.sigmoid_backward(grad, out)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up for gate_up = [gate | up] (..., 2I) -> (..., I); arXiv 2002.05202."""
     if not native.usable(gate_up):

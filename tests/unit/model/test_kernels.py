@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.kernels import plain_swiglu, rms_norm, swiglu, swiglu_backward
+from pipeline.model.kernels import plain_swiglu, rms_norm, sigmoid, swiglu, swiglu_backward
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,6 +27,26 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32() -> None:
     narrow = rms_norm(x.bfloat16(), weight.bfloat16(), 1e-6)
     assert narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow, rms_norm(x.bfloat16().float(), weight, 1e-6).bfloat16())
+
+
+def test_sigmoid_is_torchs_and_passes_gradcheck() -> None:
+    x = random(7, 9) * 30
+    torch.testing.assert_close(sigmoid(x), x.sigmoid())
+    torch.testing.assert_close(sigmoid(torch.tensor([-1e4, 0, 1e4])), torch.tensor([0, 0.5, 1]))
+    assert torch.autograd.gradcheck(sigmoid, random(7, 9))
+
+
+def test_the_bits_of_a_sigmoid_do_not_depend_on_where_a_cores_part_ends() -> None:
+    """With torch's own this fails at about one number in 60,000."""
+    before = torch.get_num_threads()
+    for rows in range(1901, 1921):
+        x, bits = random(rows, 144, seed=rows).detach().float() * 4, []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            bits.append(sigmoid(x))
+        assert torch.equal(bits[0], bits[1])
+        assert torch.equal(bits[0], bits[2])
+    torch.set_num_threads(before)
 
 
 def test_written_out_gradient_of_swiglu_is_autograds() -> None:
