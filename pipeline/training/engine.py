@@ -104,9 +104,9 @@ class TorchEngine:
             torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters, tied ones once, and the buffers that belong to the model (the routers' biases)."""
+        """Parameters that learn, tied ones once, and the buffers that belong to the model (the routers' biases)."""
         kept = self._module.state_dict()
-        yield from self._module.named_parameters()
+        yield from ((name, weight) for name, weight in self._module.named_parameters() if weight.requires_grad)
         yield from ((name, buffer) for name, buffer in self._module.named_buffers() if name in kept)
 
     def _random(self) -> dict[str, Tensor]:
