@@ -66,7 +66,7 @@ def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def adapted_weights(model: Decoder) -> Iterator[tuple[str, nn.Parameter, LowRank]]:
+def adapted_weights(model: Decoder) -> Iterator[tuple[str, Tensor, LowRank]]:
     """Every matrix that is adapted: its name in memory, itself, its change."""
     for path, module in model.named_modules():
         if isinstance(module, Linear) and module.adapter is not None:

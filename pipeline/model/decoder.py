@@ -129,7 +129,9 @@ class Decoder(nn.Module):
         for block in self.layers:
             given = (x, turns, attention, next(choices) if block.sparse else None)
             # The routing is that of the first pass: what the second one chooses, the same, nobody counts.
-            x, routed = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if recompute else block(*given)
+            x, routed = (
+                checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if recompute else block(*given)
+            )
             if routed is not None:
                 routing.append(routed)
         return Output(self.norm(x), tuple(routing))

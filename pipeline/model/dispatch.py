@@ -75,7 +75,8 @@ class _NativeExperts(torch.autograd.Function):
         learning = ctx.needs_input_grad[1:3]
         of_x, of_weights = torch.empty_like(given[0]), torch.empty_like(given[3])
         of_gate_up, of_down = (
-            torch.empty_like(matrices) if wanted else None for matrices, wanted in zip(given[1:3], learning, strict=True)
+            torch.empty_like(matrices) if wanted else None
+            for matrices, wanted in zip(given[1:3], learning, strict=True)
         )
         gradients = (of_x, of_gate_up, of_down, of_weights)
         rows = grad.new_empty(given[4].numel(), grad.shape[1])

@@ -38,12 +38,13 @@ def linear_gradient(x: Tensor, weight: Tensor, gradient: Tensor, weight_gradient
 
     That of weight (O, D) is added to `weight_gradient`, or not computed where that is None.
     """
-    if _gains(x, weight, gradient):
-        of_x, of_weight = torch.empty_like(x), None if weight_gradient is None else torch.empty_like(weight)
-        _gradients(x, weight, gradient, of_x, of_weight)
-    else:
-        of_x, of_weight = gradient @ weight, None if weight_gradient is None else gradient.T @ x
-    if weight_gradient is not None:
+    if not _gains(x, weight, gradient):
+        if weight_gradient is not None:
+            weight_gradient += gradient.T @ x
+        return gradient @ weight
+    of_x, of_weight = torch.empty_like(x), None if weight_gradient is None else torch.empty_like(weight)
+    _gradients(x, weight, gradient, of_x, of_weight)
+    if weight_gradient is not None and of_weight is not None:
         weight_gradient += of_weight
     return of_x
 

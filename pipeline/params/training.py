@@ -6,7 +6,6 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.params.section import Count, Digest, NonNegative, Positive, Section, Share
 
-
 Projection = Literal[
     "q_proj",
     "k_proj",

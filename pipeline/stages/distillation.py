@@ -68,6 +68,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
 def _on_policy(
     start: Start, folder: Path, examples: list[Example], options: OnPolicy, seed: int, job: Job
 ) -> dict[str, float]:
+    start.model.checkpoint_activations = options.checkpoint_activations
     teacher = load_teacher(folder, start.tokenizer, job.stage, bfloat16=options.dtype == "bfloat16")
     summary = train_on_policy(
         start.model,
