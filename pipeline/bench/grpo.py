@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.bench.adapter import adapter_options
 from pipeline.errors import InputError
 from pipeline.generation.requests import Completion
 from pipeline.model.checkpoint import load_model
@@ -24,6 +25,7 @@ from pipeline.rl import health
 from pipeline.rl.grpo import Step
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Question, Questions, rollout_engine
+from pipeline.training.memory import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,20 @@ def scores(pairs: Sequence[tuple[Question, Completion]]) -> list[Score]:
     return [Score(reward, {"length": reward}) for reward in rewards]
 
 
-def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtype: str) -> dict[str, float | int | str]:
+def run(
+    model: Path,
+    prompts: int,
+    group: int,
+    new_tokens: int,
+    steps: int,
+    dtype: str,
+    *,
+    rank: int = 0,
+    checkpoint_activations: bool = False,
+) -> dict[str, float | int | str]:
     """`steps` ≥ 2 steps on the checkpoint in `model`, which stays as it is, of `prompts` groups of `group` samples.
 
+    All weights learn, or with `rank` above 0 an adapter on every matrix.
     `step_s`, `rollout_s` and `update_s` are medians in seconds, the first step left out; the rates are of such a step;
     `peak_rss_mib` is the whole process's.
     """
@@ -71,9 +84,12 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
             "warmup": 0.0,
             "dtype": dtype,
             "slots": prompts * group,
+            "checkpoint_activations": checkpoint_activations,
+            "adapter": adapter_options(policy, rank),
             "loss": {"kl_coefficient": 0.001},
         }
     )
+    prepare(policy, options, seed=0)
     line = Questions(questions(prompts * steps, tokenizer), seed=0)
     step = Step(
         questions=line,

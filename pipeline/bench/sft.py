@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.bench.adapter import adapter_options
 from pipeline.errors import InputError
 from pipeline.model.checkpoint import load_model
 from pipeline.model.tokenizer import load_tokenizer
@@ -18,6 +19,7 @@ from pipeline.params import Training
 from pipeline.training.engine import TorchEngine
 from pipeline.training.examples import text_examples
 from pipeline.training.loop import Objective, train_step
+from pipeline.training.memory import prepare
 
 
 def worked_sum(numbers: Sequence[int]) -> str:
@@ -48,9 +50,12 @@ def rows(count: int) -> list[str]:
     return [worked_sum([rng.randint(1, 99) for _ in range(rng.choice([2, 2, 3]))]) for _ in range(count)]
 
 
-def run(model: Path, batch: int, steps: int, dtype: str) -> dict[str, float | int | str]:
+def run(
+    model: Path, batch: int, steps: int, dtype: str, *, rank: int = 0, checkpoint_activations: bool = False
+) -> dict[str, float | int | str]:
     """Train the checkpoint in `model` (it stays as it is) for `steps` ≥ 2 steps of `batch` rows.
 
+    All weights learn, or with `rank` above 0 an adapter on every matrix.
     `tokens_per_s` counts the texts' tokens, without the end-of-sequence token that is trained too; `step_s` is the
     median in seconds, the first step left out; `peak_rss_mib` is the whole process's.
     """
@@ -60,8 +65,17 @@ def run(model: Path, batch: int, steps: int, dtype: str) -> dict[str, float | in
     examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
     tokens = sum(len(example) - 1 for example in examples)
     options = Training.model_validate(
-        {"steps": steps, "tokens_per_step": tokens, "learning_rate": 1e-4, "warmup": 0.0, "dtype": dtype}
+        {
+            "steps": steps,
+            "tokens_per_step": tokens,
+            "learning_rate": 1e-4,
+            "warmup": 0.0,
+            "dtype": dtype,
+            "checkpoint_activations": checkpoint_activations,
+            "adapter": adapter_options(decoder, rank),
+        }
     )
+    prepare(decoder, options, seed=0)
     engine = TorchEngine(Objective(decoder), options)
     decoder.train()
     seconds = []

@@ -28,8 +28,7 @@ def attach(model: Decoder, rank: int, alpha: float, targets: Collection[str], se
     name that the model does not have.
     """
     assert not is_adapted(model), "a model has one adapter"
-    places = [(kinds, module) for path, module in model.layers.named_modules() if (kinds := _kinds(path, module))]
-    known = sorted({kind for kinds, _ in places for kind in kinds})
+    known = all_targets(model)
     if unknown := sorted(set(targets) - set(known)):
         raise InputError(
             f"adapter.targets: {', '.join(unknown)}: not in this {model.config.model_type} model: must be among "
@@ -37,14 +36,19 @@ def attach(model: Decoder, rank: int, alpha: float, targets: Collection[str], se
         )
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for kinds, module in places:
-        if not set(kinds) <= set(targets):
+    for path, module in model.layers.named_modules():
+        if not set(_kinds(path, module)) <= set(targets):
             continue
         if isinstance(module, Experts):
             module.gate_up_adapter = LowRank(module.gate_up_proj, rank, alpha, generator)
             module.down_adapter = LowRank(module.down_proj, rank, alpha, generator)
         elif isinstance(module, Linear):
             module.adapter = LowRank(module.weight, rank, alpha, generator)
+
+
+def all_targets(model: Decoder) -> list[str]:
+    """Every name that `targets` may hold for this model."""
+    return sorted({kind for path, module in model.layers.named_modules() for kind in _kinds(path, module)})
 
 
 def _kinds(path: str, module: nn.Module) -> tuple[str, ...]:

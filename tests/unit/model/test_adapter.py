@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.model import native
-from pipeline.model.adapter import Merged, adapted_weights, attach, learning
+from pipeline.model.adapter import Merged, adapted_weights, all_targets, attach, learning
 from pipeline.model.adapter_files import ADAPTER
 from pipeline.model.attention import PackedSequences
 from pipeline.model.checkpoint import load_model, save_model
@@ -26,17 +26,10 @@ CASES_OF_ALL_KINDS = (
 )
 
 
-def targets(model: Decoder) -> list[str]:
-    """All that can be adapted."""
-    with pytest.raises(InputError, match="must be among") as refused:
-        attach(model, 1, 1.0, ["nothing"], seed=0)
-    return str(refused.value).rpartition("among ")[2].split(", ")
-
-
 def adapted(case: str, folder: Path | None = None) -> Decoder:
     """With an adapter on everything, as if it had learned."""
     model = decoder(case) if folder is None else load_model(folder)
-    attach(model, 4, 8.0, targets(model), seed=1)
+    attach(model, 4, 8.0, all_targets(model), seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for _, _, change in adapted_weights(model):
@@ -52,7 +45,7 @@ def logits(model: Decoder) -> Tensor:
 def test_an_adapter_begins_as_no_change_and_only_it_learns() -> None:
     model = decoder("deepseek-plain")
     before, size = logits(model), model.size()
-    attach(model, 4, 8.0, targets(model), seed=0)
+    attach(model, 4, 8.0, all_targets(model), seed=0)
     assert torch.equal(logits(model), before)
     assert model.size() == size
     assert learning(model)
@@ -63,12 +56,10 @@ def test_an_adapter_begins_as_no_change_and_only_it_learns() -> None:
 
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("case", CASES_OF_ALL_KINDS)
-def test_gradients_are_those_of_the_merged_weights(
-    case: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_those_of_the_merged_weights(case: str, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not kernels:
         monkeypatch.setattr(native, "usable", lambda *tensors: False)
-    model = adapted(case).double() if not kernels else adapted(case)
+    model = adapted(case) if kernels else adapted(case).double()
     logits(model).square().sum().backward()
     merged = Merged(model).decoder.requires_grad_(True)
     logits(merged).square().sum().backward()
@@ -81,7 +72,9 @@ def test_gradients_are_those_of_the_merged_weights(
             (change.b.grad, change.scale * whole @ change.a.mT),
         ):
             assert found is not None
-            torch.testing.assert_close(found, wanted, atol=float(wanted.abs().max()) * (2e-5 if kernels else 1e-9), rtol=0)
+            torch.testing.assert_close(
+                found, wanted, atol=float(wanted.abs().max()) * (2e-5 if kernels else 1e-9), rtol=0
+            )
 
 
 @pytest.mark.parametrize("case", CASES_OF_ALL_KINDS)
@@ -102,7 +95,11 @@ def test_merged_shares_what_is_not_adapted() -> None:
     model = decoder("deepseek-plain")
     attach(model, 2, 2.0, ["q_proj"], seed=0)
     merged = dict(Merged(model).decoder.named_parameters())
-    own = {name for name, weight in model.named_parameters() if name in merged and merged[name].data_ptr() != weight.data_ptr()}
+    own = {
+        name
+        for name, weight in model.named_parameters()
+        if name in merged and merged[name].data_ptr() != weight.data_ptr()
+    }
     assert own == {f"layers.{layer}.self_attn.q_proj.weight" for layer in range(3)}
 
 
@@ -112,7 +109,9 @@ def test_merged_of_a_model_without_an_adapter_is_that_model() -> None:
 
 
 def test_a_name_that_the_model_does_not_have_is_refused() -> None:
-    with pytest.raises(InputError, match="experts, q_a_proj: not in this llama model: must be among down_proj, gate_proj, "):
+    with pytest.raises(
+        InputError, match="experts, q_a_proj: not in this llama model: must be among down_proj, gate_proj, "
+    ):
         attach(decoder("llama-linear"), 2, 2.0, ["q_a_proj", "o_proj", "experts"], seed=0)
 
 
@@ -141,5 +140,7 @@ def test_every_case_can_be_adapted_whole() -> None:
     for case in CASES:
         model = adapted(case)
         reached = {name for name, _, _ in adapted_weights(model)}
-        matrices = {name for name, weight in model.layers.named_parameters() if weight.ndim > 1 and "adapter" not in name}
+        matrices = {
+            name for name, weight in model.layers.named_parameters() if weight.ndim > 1 and "adapter" not in name
+        }
         assert {f"layers.{name}" for name in matrices if ".gate." not in name} == reached
