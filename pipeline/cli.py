@@ -320,8 +320,8 @@ def bench_grpo(
     """Reinforcement learning: seconds a step, samples and tokens a second, memory."""
     from pipeline.bench.grpo import run as measure
 
-    options = {"rank": rank, "checkpoint_activations": checkpoint_activations}
-    _show(measure(model, prompts, group, new_tokens, steps, dtype.value, **options), as_json)
+    size = (prompts, group, new_tokens, steps, dtype.value)
+    _show(measure(model, *size, rank=rank, checkpoint_activations=checkpoint_activations), as_json)
 
 
 @bench.command("generate")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.model.adapter import is_adapted
 from pipeline.params import Optimisation
 from pipeline.training.optimiser import adamw, gradient_norm
 
@@ -55,6 +56,7 @@ class TorchEngine:
     """
 
     def __init__(self, module: nn.Module, options: Optimisation) -> None:
+        assert is_adapted(module) == (options.adapter is not None), "who makes or loads a model to train prepares it"
         self._module = module
         self._clip = options.gradient_clip
         self._optimiser = adamw(module, options)
