@@ -114,7 +114,7 @@ class Experts(nn.Module):
         return checkpoint(self._adapted, *given, use_reentrant=False, preserve_rng_state=False)
 
     def _adapted(self, x: Tensor, experts: Tensor, weights: Tensor, base: Tensor) -> Tensor:
-        """`forward` by merged matrices, so that the kernels, which take all experts at once, need to know no adapter."""
+        """`forward` by merged matrices, so that the kernels, which take all experts at once, know no adapter."""
         assert self.gate_up_adapter is not None
         assert self.down_adapter is not None
         gate_up, down = self.gate_up_adapter.added_to(self.gate_up_proj), self.down_adapter.added_to(self.down_proj)

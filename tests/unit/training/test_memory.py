@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.bench.peak import peak_bytes
 from pipeline.gkd.loop import Objective as StudentObjective
 from pipeline.gkd.loop import train_step as student_step
 from pipeline.gkd.teacher import Teacher
@@ -25,7 +26,6 @@ from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.engine import TorchEngine
 from pipeline.training.loop import Objective, train, train_step
 from pipeline.training.memory import prepare
-from tests.peak import peak_bytes
 
 VOCABULARY, LENGTH, COUNT = 20, 32, 64
 MODEL = {
