@@ -32,6 +32,8 @@ bench = typer.Typer(no_args_is_help=True, help="Measure the speed of a part.")
 app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Rank = Annotated[int, typer.Option(min=0, help="Train an adapter of this rank on every matrix; 0: all weights.")]
+Checkpointed = Annotated[bool, typer.Option("--checkpoint-activations", help="Compute each block again backward.")]
 
 
 class Dtype(StrEnum):
@@ -292,12 +294,15 @@ def bench_sft(
     batch: int = 64,
     steps: int = 20,
     dtype: Dtype = Dtype.float32,
+    rank: Rank = 0,
+    checkpoint_activations: Checkpointed = False,
     as_json: Json = False,
 ) -> None:
-    """Supervised training: seconds a step and tokens a second."""
+    """Supervised training: seconds a step, tokens a second, memory."""
     from pipeline.bench.sft import run as measure
 
-    _show(measure(model, batch, steps, dtype.value), as_json)
+    figures = measure(model, batch, steps, dtype.value, rank=rank, checkpoint_activations=checkpoint_activations)
+    _show(figures, as_json)
 
 
 @bench.command("grpo")
@@ -308,12 +313,15 @@ def bench_grpo(
     new_tokens: Annotated[int, typer.Option(min=1, help="At most, per completion.")] = 64,
     steps: int = 6,
     dtype: Dtype = Dtype.float32,
+    rank: Rank = 0,
+    checkpoint_activations: Checkpointed = False,
     as_json: Json = False,
 ) -> None:
-    """Reinforcement learning: seconds a step, samples and tokens a second."""
+    """Reinforcement learning: seconds a step, samples and tokens a second, memory."""
     from pipeline.bench.grpo import run as measure
 
-    _show(measure(model, prompts, group, new_tokens, steps, dtype.value), as_json)
+    size = (prompts, group, new_tokens, steps, dtype.value)
+    _show(measure(model, *size, rank=rank, checkpoint_activations=checkpoint_activations), as_json)
 
 
 @bench.command("generate")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.bench.adapter import adapter_options
+from pipeline.bench.peak import peak_bytes
 from pipeline.errors import InputError
 from pipeline.generation.requests import Completion
 from pipeline.model.checkpoint import load_model
@@ -24,6 +26,7 @@ from pipeline.rl import health
 from pipeline.rl.grpo import Step
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Question, Questions, rollout_engine
+from pipeline.training.memory import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,17 @@ def scores(pairs: Sequence[tuple[Question, Completion]]) -> list[Score]:
     return [Score(reward, {"length": reward}) for reward in rewards]
 
 
-def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtype: str) -> dict[str, float | int | str]:
-    """`steps` ≥ 2 steps on the checkpoint in `model`, which stays as it is, of `prompts` groups of `group` samples.
-
-    `step_s`, `rollout_s` and `update_s` are medians in seconds, the first step left out; the rates are of such a step;
-    `peak_rss_mib` is the whole process's.
-    """
-    if steps < 2:
-        raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
+def trainer(
+    model: Path,
+    prompts: int,
+    group: int,
+    new_tokens: int,
+    steps: int,
+    dtype: str,
+    rank: int,
+    checkpoint_activations: bool,
+) -> Step:
+    """The checkpoint in `model` about to learn, and the questions of so many steps."""
     policy, tokenizer = load_model(model), load_tokenizer(model)
     options = GRPO.model_validate(
         {
@@ -71,11 +77,14 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
             "warmup": 0.0,
             "dtype": dtype,
             "slots": prompts * group,
+            "checkpoint_activations": checkpoint_activations,
+            "adapter": adapter_options(policy, rank),
             "loss": {"kl_coefficient": 0.001},
         }
     )
+    prepare(policy, options, seed=0)
     line = Questions(questions(prompts * steps, tokenizer), seed=0)
-    step = Step(
+    return Step(
         questions=line,
         generate=rollout_engine(policy, tokenizer, line, options, seed=0),
         judge=scores,
@@ -83,6 +92,30 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
         health=health.Health(Health()),
         options=options,
     )
+
+
+def run(
+    model: Path,
+    prompts: int,
+    group: int,
+    new_tokens: int,
+    steps: int,
+    dtype: str,
+    *,
+    rank: int = 0,
+    checkpoint_activations: bool = False,
+) -> dict[str, float | int | str]:
+    """`steps` ≥ 2 steps on the checkpoint in `model`, which stays as it is, of `prompts` groups of `group` samples.
+
+    All weights learn, or with `rank` above 0 an adapter on every matrix.
+    `step_s`, `rollout_s` and `update_s` are medians in seconds, the first step left out; the rates are of such a step;
+    `peak_rss_mib` is the whole process's, `peak_tensors_mib` that of all tensors in two steps of a second training,
+    from its loading on.
+    """
+    if steps < 2:
+        raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
+    given = (model, prompts, group, new_tokens, steps, dtype, rank, checkpoint_activations)
+    step = trainer(*given)
     seconds, figures = [], []
     for number in range(steps):
         start = time.perf_counter()
@@ -91,6 +124,13 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
     step_s = statistics.median(seconds[1:])
     samples = prompts * group
     tokens = statistics.mean(figure["length"] for figure in figures) * samples
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    def again() -> None:
+        other = trainer(*given)
+        for number in range(2):
+            other.run(number, number * prompts)
+
     return {
         "dtype": dtype,
         "batch": samples,
@@ -100,5 +140,6 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, steps: int, dtyp
         "update_s": round(statistics.median(figure["update_s"] for figure in figures[1:]), 4),
         "samples_per_s": round(samples / step_s, 2),
         "completion_tokens_per_s": round(tokens / step_s, 1),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_rss_mib": peak_rss,
+        "peak_tensors_mib": peak_bytes(again) // 2**20,
     }

@@ -9,15 +9,21 @@ import resource
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.bench.adapter import adapter_options
+from pipeline.bench.peak import peak_bytes
 from pipeline.errors import InputError
 from pipeline.model.checkpoint import load_model
+from pipeline.model.decoder import Decoder
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Training
+from pipeline.training.batches import Example
 from pipeline.training.engine import TorchEngine
 from pipeline.training.examples import text_examples
 from pipeline.training.loop import Objective, train_step
+from pipeline.training.memory import prepare
 
 
 def worked_sum(numbers: Sequence[int]) -> str:
@@ -48,32 +54,72 @@ def rows(count: int) -> list[str]:
     return [worked_sum([rng.randint(1, 99) for _ in range(rng.choice([2, 2, 3]))]) for _ in range(count)]
 
 
-def run(model: Path, batch: int, steps: int, dtype: str) -> dict[str, float | int | str]:
+@dataclass(frozen=True)
+class Trainer:
+    """A checkpoint and the texts of so many steps; `step` trains on those of one."""
+
+    decoder: Decoder
+    engine: TorchEngine
+    examples: Sequence[Example]
+    batch: int
+    options: Training
+
+    def step(self, number: int) -> None:
+        chosen = self.examples[number * self.batch : (number + 1) * self.batch]
+        train_step(self.engine, self.decoder, chosen, self.options, number)
+
+
+def trainer(model: Path, batch: int, steps: int, dtype: str, rank: int, checkpoint_activations: bool) -> Trainer:
+    decoder, tokenizer = load_model(model), load_tokenizer(model)
+    examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
+    options = Training.model_validate(
+        {
+            "steps": steps,
+            "tokens_per_step": sum(map(len, examples)),
+            "learning_rate": 1e-4,
+            "warmup": 0.0,
+            "dtype": dtype,
+            "checkpoint_activations": checkpoint_activations,
+            "adapter": adapter_options(decoder, rank),
+        }
+    )
+    prepare(decoder, options, seed=0)
+    decoder.train()
+    return Trainer(decoder, TorchEngine(Objective(decoder), options), examples, batch, options)
+
+
+def run(
+    model: Path, batch: int, steps: int, dtype: str, *, rank: int = 0, checkpoint_activations: bool = False
+) -> dict[str, float | int | str]:
     """Train the checkpoint in `model` (it stays as it is) for `steps` ≥ 2 steps of `batch` rows.
 
+    All weights learn, or with `rank` above 0 an adapter on every matrix.
     `tokens_per_s` counts the texts' tokens, without the end-of-sequence token that is trained too; `step_s` is the
-    median in seconds, the first step left out; `peak_rss_mib` is the whole process's.
+    median in seconds, the first step left out; `peak_rss_mib` is the whole process's, `peak_tensors_mib` that of all
+    tensors in two steps of a second training, from its loading on.
     """
     if steps < 2:
         raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
-    decoder, tokenizer = load_model(model), load_tokenizer(model)
-    examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
-    tokens = sum(len(example) - 1 for example in examples)
-    options = Training.model_validate(
-        {"steps": steps, "tokens_per_step": tokens, "learning_rate": 1e-4, "warmup": 0.0, "dtype": dtype}
-    )
-    engine = TorchEngine(Objective(decoder), options)
-    decoder.train()
+    trained = trainer(model, batch, steps, dtype, rank, checkpoint_activations)
+    tokens = sum(len(example) - 1 for example in trained.examples)
     seconds = []
     for step in range(steps):
         start = time.perf_counter()
-        train_step(engine, decoder, examples[step * batch : (step + 1) * batch], options, step)
+        trained.step(step)
         seconds.append(time.perf_counter() - start)
     step_s = statistics.median(seconds[1:])
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    def again() -> None:
+        other = trainer(model, batch, steps, dtype, rank, checkpoint_activations)
+        other.step(0)
+        other.step(1)
+
     return {
         "dtype": dtype,
         "batch": batch,
         "step_s": round(step_s, 4),
         "tokens_per_s": round(tokens / steps / step_s, 1),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_rss_mib": peak_rss,
+        "peak_tensors_mib": peak_bytes(again) // 2**20,
     }

@@ -24,6 +24,7 @@ from pipeline.generation.requests import Completion, Finish, Likelihood, Piece, 
 from pipeline.generation.sampler import Options, sample
 from pipeline.generation.slots import Job, Slots
 from pipeline.generation.text import TextStream, decode
+from pipeline.model.adapter import is_adapted
 from pipeline.model.cache import SlotCache
 from pipeline.model.decoder import Decoder
 from pipeline.model.decoding import NativeDecoding
@@ -92,6 +93,7 @@ class Engine:
             )
         if record_experts and config.mixture is None:
             raise InputError(f"record_experts: a {config.model_type} model has no experts to record")
+        assert not is_adapted(model), "what answers is `Merged`: the cache and the kernels know no adapter"
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
         self._device, self._prefill_tokens = model.unembedding.device, prefill_tokens
         self._ends = np.array(sorted(end_tokens(model, tokenizer)), dtype=np.int64)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.linear import linear, linear_gradients
+from pipeline.model.linear import linear, linear_gradient
 
 CHUNK = 2**24
 """Logits of each of the two models held at a time: 64 MiB of float32."""
@@ -60,16 +60,15 @@ class _Divergence(torch.autograd.Function):
         weight, teacher_weight = unembedding.to(hidden.dtype), teacher_unembedding.to(teacher_hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.zeros_like(hidden)
-        weight_gradient = torch.zeros_like(unembedding)
+        weight_gradient = torch.zeros_like(unembedding) if ctx.needs_input_grad[1] else None
         for rows in predictors.split(max(1, CHUNK // len(weight))):
             chunk = hidden.index_select(0, rows)
             log_q = _log_softmax(chunk, weight, temperature)
             log_p = _log_softmax(teacher_hidden.index_select(0, rows), teacher_weight, temperature)
             value, gradient = pointwise(log_p, log_q, beta)
             total += value.sum()
-            of_chunk, of_weight = linear_gradients(chunk, weight, (gradient / temperature).to(hidden.dtype))
-            hidden_gradient.index_copy_(0, rows, of_chunk)
-            weight_gradient += of_weight
+            gradient = (gradient / temperature).to(hidden.dtype)
+            hidden_gradient.index_copy_(0, rows, linear_gradient(chunk, weight, gradient, weight_gradient))
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total
 
@@ -77,7 +76,8 @@ class _Divergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None, None, None, None
+        of_weight = None if weight_gradient is None else weight_gradient * scale
+        return hidden_gradient * scale.to(hidden_gradient.dtype), of_weight, None, None, None, None, None
 
 
 def pointwise(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:

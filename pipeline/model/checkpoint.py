@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
 from pipeline.model import packed_int8
+from pipeline.model.adapter import Merged, is_adapted
+from pipeline.model.adapter_files import ADAPTER, save_adapter
 from pipeline.model.checkpoint_files import GENERATION, INDEX, SINGLE, Tensors, read_config
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -116,9 +118,13 @@ def _fill(
 def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10**9, *, packed: bool = False) -> None:
     """Write a checkpoint folder whole, in place of what was there, in shards of at most `max_shard_bytes`.
 
-    `packed`: the matrices of the blocks as int8, in the layout of packed_int8.
+    `packed`: the matrices of the blocks as int8, in the layout of packed_int8. An adapter is merged into the weights,
+    and lies beside them in `ADAPTER`.
     """
     with atomic_folder(Path(folder)) as temporary:
+        if is_adapted(model):
+            save_adapter(model, temporary / ADAPTER)
+            model = Merged(model).decoder
         config = model.config.to_hf() | {"dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch.")}
         if packed:
             config["quantization_config"] = dict(packed_int8.CONFIG)
@@ -145,6 +151,7 @@ def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10
 @torch.no_grad()
 def disk_tensors(model: Decoder) -> dict[str, Tensor]:
     """Every tensor of the checkpoint under its name on disk, as a view of the model's own memory."""
+    assert not is_adapted(model), "a checkpoint has no place for an adapter"
     views: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         prefix = path if path.startswith("lm_head") else f"model.{path}" if path else "model"

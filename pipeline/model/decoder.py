@@ -12,6 +12,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import InputError
 from pipeline.model.attention import AttentionContext
@@ -25,6 +26,7 @@ from pipeline.model.layers import (
     RMSNorm,
 )
 from pipeline.model.linear import linear
+from pipeline.model.low_rank import LowRank
 from pipeline.model.parts import LatentAttention
 from pipeline.model.rope import rotations
 
@@ -93,6 +95,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A causal language model of any of the five types; its weights are unset until `init_weights` or a checkpoint."""
 
+    checkpoint_activations = False
+    """Keep no more of a block than its input for the backward pass, which computes the block once more."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -120,8 +125,13 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens)
         routing: list[Routing] = []
         choices = repeat(None) if replay is None else iter(replay)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for block in self.layers:
-            x, routed = block(x, turns, attention, next(choices) if block.sparse else None)
+            given = (x, turns, attention, next(choices) if block.sparse else None)
+            # The routing is that of the first pass: what the second one chooses, the same, nobody counts.
+            x, routed = (
+                checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if recompute else block(*given)
+            )
             if routed is not None:
                 routing.append(routed)
         return Output(self.norm(x), tuple(routing))
@@ -158,11 +168,14 @@ class Decoder(nn.Module):
         return self
 
     def size(self) -> ModelSize:
-        """Of the routed experts only k of E act on a token; everything else does, embeddings included."""
+        """Of the routed experts only k of E act on a token; everything else does, embeddings included.
+
+        An adapter does not count: what is saved has none.
+        """
         own = sum(
             parameter.numel()
             for part in self.modules()
-            if not isinstance(part, Experts)
+            if not isinstance(part, Experts | LowRank)
             for parameter in part.parameters(recurse=False)
         )
         routed = sum(part.experts.size for part in self.modules() if isinstance(part, MixtureOfExperts))
@@ -175,10 +188,13 @@ class Decoder(nn.Module):
     def update_balance(self, load: Tensor, rate: float) -> None:
         """Move each router's bias by `rate` towards an even load, (layers, E) as `expert_load` gives it.
 
-        Up for an expert that got less than the mean, down for one that got more (report section 2.1.2).
+        Up for an expert that got less than the mean, down for one that got more (report section 2.1.2). Under an
+        adapter nothing moves: it must be all that the model differs by.
         """
         if not self.config.has_balance_bias:
             raise InputError(f"model_type = {self.config.model_type}: its routers have no balancing bias")
+        if any(isinstance(part, LowRank) for part in self.modules()):
+            return
         for router, counts in zip(self._routers(), load.float(), strict=True):
             router.e_score_correction_bias += rate * (counts.mean() - counts).sign()
 

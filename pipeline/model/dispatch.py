@@ -72,7 +72,13 @@ class _NativeExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         given = ctx.saved_tensors
-        gradients = [torch.empty_like(tensor) for tensor in given[:4]]  # of x, gate_up, down, weights
+        learning = ctx.needs_input_grad[1:3]
+        of_x, of_weights = torch.empty_like(given[0]), torch.empty_like(given[3])
+        of_gate_up, of_down = (
+            torch.empty_like(matrices) if wanted else None
+            for matrices, wanted in zip(given[1:3], learning, strict=True)
+        )
+        gradients = (of_x, of_gate_up, of_down, of_weights)
         rows = grad.new_empty(given[4].numel(), grad.shape[1])
         native.call("experts_backward", *ctx.shape, *given, rows, grad.contiguous(), *gradients)
         return (*gradients, None, grad if ctx.needs_input_grad[5] else None)
@@ -134,10 +140,10 @@ class _PaddedExperts(torch.autograd.Function):
         blocks = ctx.blocks
         grad_rows = grad.index_select(0, tokens)
         unweighted_grad = _products(blocks, grad_rows, down)  # of silu(gate) · up · weight by its weight's share
-        down_grad = _outer_products(blocks, grad_rows, weighted)
+        down_grad = _outer_products(blocks, grad_rows, weighted) if ctx.needs_input_grad[2] else None
         activation_grad = unweighted_grad * row_weights
         gate_up_rows_grad = swiglu_backward(activation_grad, gate_up_rows)
-        gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows)
+        gate_up_grad = _outer_products(blocks, gate_up_rows_grad, rows) if ctx.needs_input_grad[1] else None
         x_grad = _sum_over_choices(_products(blocks, gate_up_rows_grad, gate_up), slots)
         weights_grad = torch.linalg.vecdot(unweighted_grad, plain_swiglu(gate_up_rows))[slots]
         return x_grad, gate_up_grad, down_grad, weights_grad, None, None, None

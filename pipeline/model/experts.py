@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import InputError
 from pipeline.model import native
@@ -18,6 +19,7 @@ from pipeline.model.dispatch import Matrices, fused, run_experts
 from pipeline.model.kernels import sigmoid
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
+from pipeline.model.low_rank import LowRank
 from pipeline.model.parts import Mixture
 from pipeline.model.stored import StoredExperts
 
@@ -91,15 +93,33 @@ def choose_experts(scores: Tensor, bias: Tensor | None, top_k: int, groups: int 
 class Experts(nn.Module):
     """E feed-forwards, fused in memory: gate_up (E, 2I, D) and down (E, D, I)."""
 
+    gate_up_adapter: LowRank | None
+    down_adapter: LowRank | None
+
     def __init__(self, hidden_size: int, mixture: Mixture) -> None:
         super().__init__()
         experts, size = mixture.experts, mixture.expert_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, size))
+        for name in ("gate_up_adapter", "down_adapter"):
+            self.register_module(name, None)
 
     def forward(self, x: Tensor, experts: Tensor, weights: Tensor, base: Tensor) -> Tensor:
         """x and base (T, D), experts and weights (T, k) -> base + sum over k of weight · expert(x), (T, D)."""
-        return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights, base)
+        if self.gate_up_adapter is None:
+            return run_experts(x, self.gate_up_proj, self.down_proj, experts, weights, base)
+        given = (x, experts, weights, base)
+        if not torch.is_grad_enabled():
+            return self._adapted(*given)
+        # Merged matrices of all layers, kept for the backward pass, would be a second copy of the experts: made again.
+        return checkpoint(self._adapted, *given, use_reentrant=False, preserve_rng_state=False)
+
+    def _adapted(self, x: Tensor, experts: Tensor, weights: Tensor, base: Tensor) -> Tensor:
+        """`forward` by merged matrices, so that the kernels, which take all experts at once, know no adapter."""
+        assert self.gate_up_adapter is not None
+        assert self.down_adapter is not None
+        gate_up, down = self.gate_up_adapter.added_to(self.gate_up_proj), self.down_adapter.added_to(self.down_proj)
+        return run_experts(x, gate_up, down, experts, weights, base)
 
     @property
     def size(self) -> int:

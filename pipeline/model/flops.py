@@ -6,6 +6,8 @@ and layer, d and e being the widths of keys and values (PaLM, arXiv 2204.02311, 
 twice the forward one.
 Different from the sources: attention is causal, so a token pays for what lies before it and for itself, half of what
 they count; the unembedding is paid by the tokens that predict something. Norms, rotations and softmax are left out.
+Under an adapter weights have no gradients, so the backward pass costs as much as the forward one; the adapter's own
+products are left out, too.
 These are the operations that the model asks for, not those that a machine does: padding, and what a cache of latents
 saves or adds, do not count. So figures of different machines and engines compare.
 """
@@ -13,6 +15,7 @@ saves or adds, do not count. So figures of different machines and engines compar
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.model.adapter import is_adapted
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import MixtureOfExperts, Router
 from pipeline.model.layers import GroupedQueryAttention, Linear, MultiHeadLatentAttention
@@ -25,6 +28,7 @@ class Arithmetic:
     token: int  # per token, through all layers
     pair: int  # per token and token that it looks at, all heads and layers
     prediction: int  # per token that is unembedded
+    passes: int = 3  # that forward and backward are worth, in forward ones
 
     def forward(self, lengths: Sequence[int], predictions: int) -> int:
         """Of whole sequences, of whose tokens `predictions` are unembedded."""
@@ -33,7 +37,7 @@ class Arithmetic:
 
     def training(self, lengths: Sequence[int], predictions: int) -> int:
         """Forward and backward."""
-        return 3 * self.forward(lengths, predictions)
+        return self.passes * self.forward(lengths, predictions)
 
     def generation(self, prompt: int, completions: Sequence[int]) -> int:
         """Of a prompt, read once, and completions of these lengths, whose last tokens are not read again."""
@@ -58,4 +62,4 @@ def arithmetic(model: Decoder) -> Arithmetic:
                 case MultiHeadLatentAttention():
                     widths = module.shape.qk_nope_head_dim + module.shape.qk_rope_head_dim + module.shape.v_head_dim
                     pair += 2 * module.heads * widths
-    return Arithmetic(token, pair, 2 * model.unembedding.numel())
+    return Arithmetic(token, pair, 2 * model.unembedding.numel(), passes=2 if is_adapted(model) else 3)

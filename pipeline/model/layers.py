@@ -12,6 +12,7 @@ from pipeline.model.attention import AttentionContext
 from pipeline.model.config import ModelConfig
 from pipeline.model.kernels import rms_norm, swiglu
 from pipeline.model.linear import linear
+from pipeline.model.low_rank import LowRank
 from pipeline.model.parts import GroupedAttention, LatentAttention
 from pipeline.model.rope import rotate, softmax_scale
 
@@ -22,12 +23,19 @@ LATENT_NORM_EPS = 1e-6
 class Linear(nn.Linear):
     """nn.Linear that leaves its weights unset: they come from `init_weights` or a checkpoint, not from global state."""
 
+    adapter: LowRank | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_module("adapter", None)
+
     def reset_parameters(self) -> None:
         pass
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x · weightᵀ + bias + residual."""
-        return linear(x, self.weight, self.bias, residual)
+        """x · weightᵀ + bias + residual, and what the adapter adds where there is one."""
+        out = linear(x, self.weight, self.bias, residual)
+        return out if self.adapter is None else self.adapter(x, out)
 
 
 class RMSNorm(nn.Module):

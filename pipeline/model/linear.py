@@ -33,13 +33,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tens
     return out if residual is None else residual + out
 
 
-def linear_gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """From the gradient (T, O) of `linear` to those of x (T, D) and weight (O, D)."""
-    if _gains(x, weight, gradient):
-        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
-        _gradients(x, weight, gradient, x_grad, weight_grad)
-        return x_grad, weight_grad
-    return gradient @ weight, gradient.T @ x
+def linear_gradient(x: Tensor, weight: Tensor, gradient: Tensor, weight_gradient: Tensor | None) -> Tensor:
+    """From the gradient (T, O) of `linear` to that of x (T, D).
+
+    That of weight (O, D) is added to `weight_gradient`, or not computed where that is None.
+    """
+    if not _gains(x, weight, gradient):
+        if weight_gradient is not None:
+            weight_gradient += gradient.T @ x
+        return gradient @ weight
+    of_x, of_weight = torch.empty_like(x), None if weight_gradient is None else torch.empty_like(weight)
+    _gradients(x, weight, gradient, of_x, of_weight)
+    if weight_gradient is not None and of_weight is not None:
+        weight_gradient += of_weight
+    return of_x
 
 
 def _gains(x: Tensor, weight: Tensor, *others: Tensor) -> bool:

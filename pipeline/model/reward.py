@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
+from pipeline.model.adapter import Merged
 from pipeline.model.attention import PackedSequences
 from pipeline.model.checkpoint import disk_tensors, take_memory
 from pipeline.model.config import ModelConfig
@@ -156,4 +157,4 @@ def load_reward(folder: Path | str) -> RewardModel:
 
 def _tensors(model: RewardModel) -> dict[str, Tensor]:
     """Every tensor of the checkpoint under its name on disk."""
-    return disk_tensors(model.decoder) | {"score.weight": model.score.weight}
+    return disk_tensors(Merged(model.decoder).decoder) | {"score.weight": model.score.weight}

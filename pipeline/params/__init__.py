@@ -39,6 +39,7 @@ from pipeline.params.serving import Follow, Serving
 from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
 from pipeline.params.training import (
+    Adapter,
     Base,
     BytePairTokens,
     CharacterTokens,
@@ -57,6 +58,7 @@ from pipeline.params.training import (
 __all__ = [
     "GRPO",
     "RL",
+    "Adapter",
     "Base",
     "Budget",
     "BytePairTokens",

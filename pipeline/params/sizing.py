@@ -22,6 +22,8 @@ class Variant(Section):
             raise ValueError("must make something smaller: experts, int8 or both")
         if self.recover is not None and self.experts is None:
             raise ValueError("recover: has no meaning without experts: nothing was cut")
+        if self.recover is not None and self.recover.adapter is not None:
+            raise ValueError("recover.adapter: must be null: no checkpoint has the cut model that it would fit")
         return self
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params.section import Count, Name, Positive, Section, Share
-from pipeline.params.training import Base, Optimisation, Training
+from pipeline.params.training import Base, Checkpoint, Optimisation, Training
 
 
 class OnPolicy(Optimisation):
@@ -31,6 +31,14 @@ class Student(Section):
     base: Base
     train: Training
     on_policy: OnPolicy | None = None
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> "Student":
+        if self.on_policy is not None and self.on_policy.adapter != self.train.adapter:
+            raise ValueError("on_policy.adapter: must be as train.adapter: it is that one which learns on")
+        if self.train.adapter is not None and not isinstance(self.base, Checkpoint):
+            raise ValueError("train.adapter: must be null with base.kind pretrain: no checkpoint would fit the adapter")
+        return self
 
 
 class Distillation(Section):

@@ -2,9 +2,39 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.params.section import Count, Digest, NonNegative, Positive, Section, Share
+
+Projection = Literal[
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "q_a_proj",
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "kv_b_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+]
+
+
+class Adapter(Section):
+    """Changes of low rank to a model whose own weights, routers and balancing biases stay (LoRA, arXiv 2106.09685)."""
+
+    rank: Count
+    alpha: Positive  # the change is alpha / rank · B · A
+    # Projections of attention and of dense and shared feed-forwards by their names in checkpoints; `experts`: all
+    # matrices of the routed experts.
+    targets: Annotated[list[Projection | Literal["experts"]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _gate_goes_with_up(self) -> "Adapter":
+        if len({"gate_proj", "up_proj"} & set(self.targets)) == 1:
+            raise ValueError("targets: must name both gate_proj and up_proj or neither: they are one matrix in memory")
+        return self
 
 
 class Optimisation(Section):
@@ -23,6 +53,8 @@ class Optimisation(Section):
     balance_loss: NonNegative = 1e-4
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Count = 100  # steps
+    checkpoint_activations: bool = False  # compute each block again in the backward pass: less memory, same result
+    adapter: Adapter | None = None  # None: all weights learn
 
 
 class Training(Optimisation):
@@ -87,6 +119,12 @@ class Pretrain(Section):
     tokenizer: Tokens = CharacterTokens()
     corpus: Corpus
     train: Training
+
+    @model_validator(mode="after")
+    def _learns_whole(self) -> "Pretrain":
+        if self.train.adapter is not None:
+            raise ValueError("train.adapter: must be null: a model trained from scratch has no weights to be kept")
+        return self
 
 
 class Checkpoint(Section):

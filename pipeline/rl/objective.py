@@ -1,11 +1,14 @@
 """From a packed run to its loss as one module, as `Engine` asks, and the reference that the policy is held near to."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from pipeline.model.adapter import is_adapted, learning
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder, Output
 from pipeline.model.experts import balance_loss, expert_load
@@ -34,7 +37,9 @@ class PolicyObjective(nn.Module):
         self._options = options
 
     def forward(self, batch: PolicyBatch, reference: Tensor | None = None) -> Terms:
-        output, log_probabilities, entropy = _predict(self.decoder, batch, self._options.temperature)
+        flat = batch.flat
+        output = self.decoder(flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay)
+        log_probabilities, entropy = _log_probabilities(output, self.decoder, batch, self._options.temperature)
         policy = policy_loss(log_probabilities, entropy, reference, batch, self._options.loss)
         sparse = bool(output.routing)
         return Terms(
@@ -46,40 +51,51 @@ class PolicyObjective(nn.Module):
 
 
 class Reference:
-    """A copy of the policy that does not learn. Its routers choose experts by themselves: replay is the policy's."""
+    """The policy as it was, which does not learn. Its routers choose experts by themselves: replay is the policy's.
+
+    A copy of the policy; where that learns by an adapter, the policy itself with a copy of the adapter in place of its
+    own, which at first adds nothing.
+    """
 
     def __init__(self, policy: Decoder, options: GRPO) -> None:
-        self._decoder = copy.deepcopy(policy).requires_grad_(False)
         self._options = options
+        self._decoder, self._adapter = policy, None
+        if is_adapted(policy):
+            self._adapter = {name: tensor.detach().clone() for name, tensor in learning(policy).items()}
+        else:
+            self._decoder = copy.deepcopy(policy).requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, batch: PolicyBatch) -> Tensor:
         """Log-probabilities (P,) float32 of a run's predictions."""
+        decoder = self._decoder
         bfloat16 = self._options.dtype == "bfloat16"
         with torch.autocast(batch.engine.device.type, torch.bfloat16, enabled=bfloat16):
-            return _predict(self._decoder, batch, self._options.temperature, replay=False)[1]
+            flat = batch.flat
+            given = (flat.tokens, flat.positions, PackedSequences(flat.lengths))
+            output = decoder(*given) if self._adapter is None else functional_call(decoder, self._adapter, given)
+            return _log_probabilities(output, decoder, batch, self._options.temperature)[0]
 
     def become(self, policy: Decoder) -> None:
-        self._decoder.load_state_dict(policy.state_dict())
+        self.load_state(policy.state_dict())
 
     def state(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies, tied ones once."""
+        if self._adapter is not None:
+            return self._adapter
         kept = self._decoder.state_dict()
         buffers = {name: buffer for name, buffer in self._decoder.named_buffers() if name in kept}
         return dict(self._decoder.named_parameters()) | buffers
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
 
-def _predict(
-    decoder: Decoder, batch: PolicyBatch, temperature: float, *, replay: bool = True
-) -> tuple[Output, Tensor, Tensor]:
-    """The decoder's output, and log-probability and entropy (P,) of each prediction at the sampling temperature."""
+def _log_probabilities(
+    output: Output, decoder: Decoder, batch: PolicyBatch, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (P,) of each prediction at the sampling temperature."""
     flat = batch.flat
-    output = decoder(flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay if replay else None)
-    return output, *token_log_probabilities(
-        output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature
-    )
+    return token_log_probabilities(output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature)

@@ -20,7 +20,7 @@ def step_work(
     trained = [one for one in trajectories if referenced or one.advantage != 0]  # see pipeline.rl.learner
     recomputed = options.minibatches > 1 and options.loss.old == "trainer"
     lengths, predictions = [len(one) for one in trained], sum(one.completion for one in trained)
-    passes = 3 + referenced + recomputed  # in forward passes
+    passes = flops.passes + referenced + recomputed
     written = [
         (len(group.question.prompt), [len(completion.tokens) for completion in group.completions]) for group in groups
     ]

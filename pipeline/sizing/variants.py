@@ -29,6 +29,7 @@ from pipeline.sizing.curve import keep
 from pipeline.sizing.profile import Profile, profile, write_texts
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
+from pipeline.training.memory import prepare
 
 VARIANTS = "deployment.variants"
 FIGURE = "pass_at_1"
@@ -119,7 +120,7 @@ class Workshop:
             job.log({f"{name}/{figure}": value for figure, value in figures.items()}, step)
 
         train(
-            model,
+            prepare(model, variant.recover, self.seed),
             examples,
             variant.recover,
             seed=self.seed,

@@ -19,6 +19,7 @@ from pipeline.training.batches import Example
 from pipeline.training.curated import read_curated
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
+from pipeline.training.memory import prepare
 from pipeline.training.pretraining import Start, obtain
 
 
@@ -40,6 +41,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         title=f"{job.stage}: pre-training",
     )
     examples = worked_examples(start.tokenizer, problems, traces)
+    prepare(start.model, student.train, params.seed)
     summary = train(
         start.model,
         examples,
@@ -66,6 +68,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
 def _on_policy(
     start: Start, folder: Path, examples: list[Example], options: OnPolicy, seed: int, job: Job
 ) -> dict[str, float]:
+    start.model.checkpoint_activations = options.checkpoint_activations
     teacher = load_teacher(folder, start.tokenizer, job.stage, bfloat16=options.dtype == "bfloat16")
     summary = train_on_policy(
         start.model,

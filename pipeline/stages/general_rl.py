@@ -24,12 +24,13 @@ from pipeline.rl.judge import PairwiseJudge
 from pipeline.rl.monitor import Monitor, Watched
 from pipeline.rl.rollout import Question, Questions, checkable_questions, general_questions, rollout_engine
 from pipeline.rl.scoring import rule_rewards
+from pipeline.training.memory import prepare
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options, limit = params.general_rl, params.general_rl.train.max_new_tokens
     start = job.input("general_sft", "model")
-    policy, tokenizer = load_model(start), load_tokenizer(start)
+    policy, tokenizer = prepare(load_model(start), options.train, params.seed), load_tokenizer(start)
 
     def opinion(name: str) -> Opinion:
         reward, of = load_reward(job.input("preference", name)), load_tokenizer(job.input("preference", name))

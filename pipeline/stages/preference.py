@@ -18,6 +18,7 @@ from pipeline.preference.measures import Measured, agreement, measure
 from pipeline.preference.pairs import Pair, split_pairs
 from pipeline.preference.training import train_reward
 from pipeline.records import PreferencePair, read_table
+from pipeline.training.memory import prepare
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
@@ -29,6 +30,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
 
     def trained(name: str, pairs: list[Pair], seed: int) -> RewardModel:
         model = RewardModel.on(load_model(start), options.judges, seed)
+        prepare(model.decoder, options.train, seed)
         log = job.log if name == "model" else lambda figures, step: job.log(_named(name, figures), step)
         train_reward(
             model,

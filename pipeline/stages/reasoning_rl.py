@@ -13,12 +13,13 @@ from pipeline.rl.grpo import train
 from pipeline.rl.health import Health
 from pipeline.rl.rollout import Questions, checkable_questions, rollout_engine
 from pipeline.rl.scoring import rule_rewards
+from pipeline.training.memory import prepare
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options = params.reasoning_rl
     start = {"cold_start": job.input("cold_start", "model"), "base": job.input("base", "model")}[options.start]
-    policy, tokenizer = load_model(start), load_tokenizer(start)
+    policy, tokenizer = prepare(load_model(start), options.train, params.seed), load_tokenizer(start)
     asked = checkable_questions(tokenizer, read_table(job.input("curation", "problems.parquet"), Problem))
     scorer = Scorer(options.rewards)
     scorer.require({question.problem.verifier for question in asked})

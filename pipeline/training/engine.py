@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.model.adapter import is_adapted
 from pipeline.params import Optimisation
 from pipeline.training.optimiser import adamw, gradient_norm
 
@@ -55,6 +56,7 @@ class TorchEngine:
     """
 
     def __init__(self, module: nn.Module, options: Optimisation) -> None:
+        assert is_adapted(module) == (options.adapter is not None), "who makes or loads a model to train prepares it"
         self._module = module
         self._clip = options.gradient_clip
         self._optimiser = adamw(module, options)
@@ -104,9 +106,9 @@ class TorchEngine:
             torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters, tied ones once, and the buffers that belong to the model (the routers' biases)."""
+        """Parameters that learn, tied ones once, and the buffers that belong to the model (the routers' biases)."""
         kept = self._module.state_dict()
-        yield from self._module.named_parameters()
+        yield from ((name, weight) for name, weight in self._module.named_parameters() if weight.requires_grad)
         yield from ((name, buffer) for name, buffer in self._module.named_buffers() if name in kept)
 
     def _random(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Training
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
+from pipeline.training.memory import prepare
 
 
 def fine_tune(
@@ -20,7 +21,7 @@ def fine_tune(
 
     Returns the job's metrics.
     """
-    model, tokenizer = load_model(start), load_tokenizer(start)
+    model, tokenizer = prepare(load_model(start), options, seed), load_tokenizer(start)
     examples = worked_examples(tokenizer, problems, traces)
     summary = train(
         model,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.linear import linear, linear_gradients
+from pipeline.model.linear import linear, linear_gradient
 
 CHUNK = 2**25
 """Logits held at a time: 128 MiB of float32."""
@@ -26,7 +26,7 @@ class _CrossEntropy(torch.autograd.Function):
         weight = unembedding.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.zeros_like(hidden)
-        weight_gradient = torch.zeros_like(unembedding)
+        weight_gradient = torch.zeros_like(unembedding) if ctx.needs_input_grad[1] else None
         size = max(1, CHUNK // len(weight))
         for rows, target in zip(predictors.split(size), targets.split(size), strict=True):
             chunk = hidden.index_select(0, rows)
@@ -35,17 +35,16 @@ class _CrossEntropy(torch.autograd.Function):
             difference = log_probabilities.exp_()  # softmax − one-hot, the loss's gradient in the logits
             difference[torch.arange(len(target), device=target.device), target] -= 1
             difference = difference.to(hidden.dtype)
-            of_chunk, of_weight = linear_gradients(chunk, weight, difference)
-            hidden_gradient.index_copy_(0, rows, of_chunk)
-            weight_gradient += of_weight
+            hidden_gradient.index_copy_(0, rows, linear_gradient(chunk, weight, difference, weight_gradient))
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None
+        of_weight = None if weight_gradient is None else weight_gradient * scale
+        return hidden_gradient * scale.to(hidden_gradient.dtype), of_weight, None, None
 
 
 def cross_entropy(hidden: Tensor, unembedding: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
@@ -78,11 +77,11 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, unembedding, predictors, targets = ctx.saved_tensors
         weight = unembedding.to(hidden.dtype)
         hidden_gradient = torch.zeros_like(hidden)
-        weight_gradient = torch.zeros_like(unembedding)
+        weight_gradient = torch.zeros_like(unembedding) if ctx.needs_input_grad[1] else None
         size = max(1, CHUNK // len(weight))
         parts = (predictors.split(size), targets.split(size), (gradient / ctx.temperature).split(size))
         for rows, target, scale in zip(*parts, strict=True):
@@ -90,9 +89,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
             difference = _log_softmax(chunk, weight, ctx.temperature).exp_().mul_(-scale[:, None])
             difference[torch.arange(len(target), device=target.device), target] += scale
             difference = difference.to(hidden.dtype)  # scale · (one-hot − softmax)
-            of_chunk, of_weight = linear_gradients(chunk, weight, difference)
-            hidden_gradient.index_copy_(0, rows, of_chunk)
-            weight_gradient += of_weight
+            hidden_gradient.index_copy_(0, rows, linear_gradient(chunk, weight, difference, weight_gradient))
         return hidden_gradient, weight_gradient, None, None, None
 
 

@@ -18,6 +18,7 @@ from pipeline.params import Base, BytePairTokens, Checkpoint, CuratedCorpus, Pre
 from pipeline.training.curated import ReadCurated, curated_documents
 from pipeline.training.examples import text_examples
 from pipeline.training.loop import train
+from pipeline.training.memory import prepare
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,7 @@ def _pretrain(
     tokenizer = _tokenizer(base.tokenizer, texts)
     model = Decoder(ModelConfig.from_hf({**base.model, "vocab_size": len(tokenizer)}))
     model.init_weights(seed)
+    prepare(model, base.train, seed)
     examples = text_examples(tokenizer, texts)
     summary = train(model, examples, base.train, seed=seed, scratch=scratch, log=log, title=title, meter=meter)
     return Start(model, tokenizer, {"loss": summary.loss, "tokens": summary.tokens})

@@ -100,6 +100,47 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
             {"samples": "a", "digest": "0"},
             "evaluation.champion.digest: '0': String should match",
         ),
+        (
+            "reasoning_rl.train.adapter",
+            {"rank": 0, "alpha": 16, "targets": ["o_proj"]},
+            "train.adapter.rank: 0: Input should be greater than or equal to 1",
+        ),
+        (
+            "cold_start.train.adapter",
+            {"rank": 8, "alpha": 16, "targets": ["lm_head"]},
+            "train.adapter.targets.0.literal['q_proj','k_proj'",
+        ),
+        (
+            "cold_start.train.adapter",
+            {"rank": 8, "alpha": 16, "targets": ["up_proj"]},
+            "targets: must name both gate_proj and up_proj or neither",
+        ),
+        (
+            "base.train.adapter",
+            {"rank": 8, "alpha": 16, "targets": ["o_proj"]},
+            "train.adapter: must be null: a model trained from scratch",
+        ),
+        (
+            "distillation.students.small.train.adapter",
+            {"rank": 8, "alpha": 16, "targets": ["o_proj"]},
+            "train.adapter: must be null with base.kind pretrain",
+        ),
+        (
+            "distillation.students.small.on_policy",
+            {
+                "steps": 1,
+                "prompts": 1,
+                "max_new_tokens": 1,
+                "learning_rate": 1e-3,
+                "adapter": {"rank": 8, "alpha": 16, "targets": ["o_proj"]},
+            },
+            "on_policy.adapter: must be as train.adapter",
+        ),
+        (
+            "deployment.variants.general_rl-pruned.recover.adapter",
+            {"rank": 8, "alpha": 16, "targets": ["o_proj"]},
+            "recover.adapter: must be null",
+        ),
         ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
 )

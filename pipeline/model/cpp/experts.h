@@ -162,7 +162,7 @@ void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E,
 }
 
 // From dout (T, D) to dx (T, D), dgate_up, ddown and dweights, shaped as what they are gradients of; 0 for an expert
-// without tokens.
+// without tokens. dgate_up and ddown may be null where the experts do not learn.
 void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x,
                       const float* gate_up, const float* down, const float* weights, const int64_t* order,
                       const int64_t* slots, const int64_t* starts, const float* saved, float* rows, const float* dout,
@@ -173,8 +173,8 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
 #pragma omp for schedule(dynamic, 2)
         for (int64_t e = 0; e < E; ++e) {
             if (starts[e] == starts[e + 1]) {
-                std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
-                std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
+                if (dgate_up != nullptr) std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
+                if (ddown != nullptr) std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
             }
             for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
                 const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
@@ -201,8 +201,8 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                     }
                 for (int64_t r = 0; r < n; ++r) dweights[choice[r]] = dweight[r];
                 transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
-                gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, at > starts[e]);
-                gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, at > starts[e]);
+                if (ddown != nullptr) gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, at > starts[e]);
+                if (dgate_up != nullptr) gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, at > starts[e]);
                 gemm<true>(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
                 transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + at * D, D, false);
             }

@@ -41,6 +41,13 @@ def test_it_says_how_fast_and_how_large(model: Path) -> None:
     assert figures["peak_rss_mib"] > 0
 
 
+def test_an_adapter_is_measured_too(model: Path) -> None:
+    figures = run(
+        model, prompts=2, group=3, new_tokens=5, steps=2, dtype="float32", rank=2, checkpoint_activations=True
+    )
+    assert figures["samples_per_s"] > 0
+
+
 def test_prompts_are_bare_sums_and_always_the_same() -> None:
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
     made = questions(3, tokenizer)

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.model import experts, native
+from pipeline.model.adapter import all_targets, attach
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -92,3 +93,12 @@ def test_keys_and_values_of_different_widths_both_count() -> None:
 def test_training_is_three_forward_passes() -> None:
     flops = arithmetic(model_of(GROUPED))
     assert flops.training([3, 4], 5) == 3 * (flops.forward([3], 2) + flops.forward([4], 3))
+
+
+def test_frozen_weights_have_no_gradients_to_pay_for() -> None:
+    model = model_of(LATENT)
+    whole = arithmetic(model)
+    attach(model, 2, 2.0, all_targets(model), seed=0)
+    adapted = arithmetic(model)
+    assert adapted.forward([5, 9], 7) == whole.forward([5, 9], 7)
+    assert adapted.training([5, 9], 7) * 3 == whole.training([5, 9], 7) * 2

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
+from pipeline.model.adapter import learning
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss
 from pipeline.params import GRPO
 from pipeline.rl.learner import Learner
-from pipeline.rl.trajectories import Trajectory
+from pipeline.rl.objective import PolicyObjective, Reference
+from pipeline.rl.trajectories import Trajectory, policy_batch
+from pipeline.training.memory import prepare
 
 from .toys import DENSE, SPARSE, decoder, grpo, trajectories
 
@@ -209,6 +212,46 @@ def test_a_renewal_that_a_return_took_back_is_made_up_for():
     learner.update(trajectories(), 2, always)  # renews the reference
     learner.load_state(kept)
     assert learner.update(trajectories(), 3, always)["kl"] == pytest.approx(0, abs=1e-6)
+
+
+ADAPTER = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "experts"]}
+
+
+def adapted(options: GRPO) -> Decoder:
+    return prepare(decoder(), options, seed=0)
+
+
+def test_the_reference_of_an_adapted_policy_is_the_model_without_the_adapter():
+    options = grpo(adapter=ADAPTER)
+    policy, batch = adapted(options), policy_batch(trajectories(), replay=False)
+    reference = Reference(policy, options)
+    with torch.no_grad():
+        for weight in learning(policy).values():
+            weight.add_(0.1)
+    base = Reference(decoder(), options)(batch)
+    torch.testing.assert_close(reference(batch), base, atol=1e-6, rtol=0)
+    assert (PolicyObjective(policy, options)(batch, base).log_probabilities - base).abs().max() > 0.01
+    assert set(reference.state()) == set(learning(policy)), "no copy of the frozen weights"
+
+
+def test_the_reference_of_an_adapted_policy_is_renewed():
+    options = grpo(adapter=ADAPTER, reference_every=2, learning_rate=0.05)
+    learner = Learner(adapted(options), options, seed=0)
+    kl = [learner.update(trajectories(), step, always)["kl"] for step in range(4)]
+    assert kl[1] > 1e-4
+    assert kl[2] == pytest.approx(0, abs=1e-6)
+    assert kl[3] > 1e-4
+
+
+def test_a_learner_of_an_adapter_goes_on_from_its_state():
+    options = grpo(adapter=ADAPTER, reference_every=2, learning_rate=0.05)
+    learner = Learner(adapted(options), options, seed=0)
+    for step in range(3):
+        learner.update(trajectories(), step, always)
+    kept = {part: {name: value.clone() for name, value in values.items()} for part, values in learner.state().items()}
+    other = Learner(adapted(options), options, seed=0)
+    other.load_state(kept)
+    assert other.update(trajectories(), 3, always) == learner.update(trajectories(), 3, always)
 
 
 def test_nothing_to_train_on_is_no_update():

@@ -18,6 +18,7 @@ from pipeline.rl.health import Health
 from pipeline.rl.learner import Learner
 from pipeline.rl.rollout import Question, Questions, rollout, rollout_engine
 from pipeline.rl.scoring import rule_rewards
+from pipeline.training.memory import prepare
 
 from .toys import SPARSE, counted, grpo, judge
 
@@ -43,10 +44,18 @@ def questions() -> Questions:
     )
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_engine_and_trainer_give_the_same_log_probabilities_step_after_step(temperature: float):
-    model, line = policy(), questions()
-    options = grpo({"importance_cap": 2.0}, temperature=temperature, replay_experts=True, max_new_tokens=12, slots=5)
+ADAPTER = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "kv_b_proj", "gate_proj", "up_proj", "experts"]}
+
+
+@pytest.mark.parametrize(
+    ("temperature", "memory"),
+    [(1.0, {}), (0.7, {}), (1.0, {"adapter": ADAPTER, "checkpoint_activations": True})],
+    ids=["plain", "temperature", "adapter"],
+)
+def test_engine_and_trainer_give_the_same_log_probabilities_step_after_step(temperature: float, memory: dict):
+    settings = {"temperature": temperature, "replay_experts": True, "max_new_tokens": 12, "slots": 5, **memory}
+    options = grpo({"importance_cap": 2.0}, **settings)
+    model, line = prepare(policy(), options, seed=0), questions()
     generate = rollout_engine(model, TOKENIZER, line, options, seed=0)
     step = Step(line, generate, judge(counted_length), Learner(model, options, 0), Health(HealthOptions()), options)
     for number in range(3):  # the engine follows the weights
