@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,7 @@ SMOOTHING = 0.9
 """Share of the old value in the running mean of the divergence: about the last 10 steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What one micro-batch says."""
 
     divergence: Tensor  # scalar, nats: sum over the predictions that count

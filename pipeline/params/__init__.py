@@ -28,6 +28,7 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
+from pipeline.params.distributed import Distributed
 from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTraining, Preference, PreferenceReward
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
@@ -71,6 +72,7 @@ __all__ = [
     "Deployment",
     "DifficultyBand",
     "Distillation",
+    "Distributed",
     "Evaluation",
     "ExternalJudge",
     "FieldMap",
@@ -146,6 +148,7 @@ class Params(Section):
     distillation: Distillation
     evaluation: Evaluation
     deployment: Deployment
+    distributed: Distributed = Distributed()
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
 

@@ -1,7 +1,7 @@
 """From a packed run to its loss as one module, as `Engine` asks, and the reference that the policy is held near to."""
 
 import copy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from pipeline.rl.trajectories import PolicyBatch
 from pipeline.training.loss import token_log_probabilities
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class Terms(NamedTuple):
     """What one run says."""
 
     policy: LossTerms

@@ -3,6 +3,7 @@
 A folder is filled under another name, flushed and renamed (pipeline.files). Its list of SHA-256 digests is written
 last and says that all else is there. On reading every file is verified; a broken folder is passed over with a warning,
 and the one before it is taken. Two are kept.
+Of several ranks each writes its share into files of its own in the same folder. They go on from it in any number.
 """
 
 import json
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pipeline.files import atomic_folder, digest, flush, write_json
 from pipeline.params import Optimisation
 from pipeline.training.engine import State
+from pipeline.training.pieces import Tensors
+from pipeline.training.world import barrier, gathered, led, world
 
 KEPT = 2
 DIGESTS = "digests.json"
@@ -41,7 +44,15 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove all but the newest two and what killed writers left."""
+        """Write a checkpoint, of which each rank has its share, then remove all but the newest two and what killed
+        writers left.
+        """
+        if world().alone:
+            self._save(checkpoint)
+        else:
+            self._save_shared(checkpoint)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
         for folder in (self._folder, self._folder.parent):  # the work's own, or that of the work it is a part of
             for notes in folder.glob("*.jsonl"):  # the figures of the steps before (pipeline/curves.py)
                 flush(notes)
@@ -50,6 +61,9 @@ class Checkpoints:
             for part, tensors in checkpoint.state.items():
                 save_file(tensors, temporary / f"{part}.safetensors")
             write_json(temporary / DIGESTS, {file.name: digest(file) for file in sorted(temporary.iterdir())})
+        self._tidy()
+
+    def _tidy(self) -> None:
         old = [self._folder / f"step-{step}" for step in self._steps()[KEPT:]]
         for folder in [*old, *self._folder.glob(".step-*")]:
             shutil.rmtree(folder)

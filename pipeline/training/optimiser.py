@@ -5,6 +5,7 @@ Weight decay holds for matrices only: gains and biases have no scale to be kept 
 
 import math
 from inspect import unwrap
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,10 @@ class AdamW(torch.optim.AdamW):
     zero_grad = unwrap(torch.optim.AdamW.zero_grad)
 
 
-def adamw(model: nn.Module, options: Optimisation) -> AdamW:
+Kind = TypeVar("Kind", bound=AdamW)
+
+
+def adamw(model: nn.Module, options: Optimisation, kind: type[Kind] = AdamW) -> Kind:
     """The optimiser of all parameters that learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -40,7 +44,7 @@ def adamw(model: nn.Module, options: Optimisation) -> AdamW:
         {"params": [parameter for parameter in learning if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (options.beta1, options.beta2)
-    return AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
+    return kind(groups, lr=options.learning_rate, betas=betas, fused=True)
 
 
 def gradient_norm(gradients: list[Tensor]) -> float:
