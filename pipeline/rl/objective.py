@@ -1,6 +1,7 @@
 """From a packed run to its loss as one module, as `Engine` asks, and the reference that the policy is held near to."""
 
 import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from pipeline.model.experts import balance_loss, expert_load
 from pipeline.params import GRPO
 from pipeline.rl.loss import LossTerms, policy_loss
 from pipeline.rl.trajectories import PolicyBatch
+from pipeline.training.engine import kept_buffers
 from pipeline.training.loss import token_log_probabilities
 
 
@@ -48,7 +50,7 @@ class Reference:
     """A copy of the policy that does not learn. Its routers choose experts by themselves: replay is the policy's."""
 
     def __init__(self, policy: Decoder, options: GRPO) -> None:
-        self._decoder = copy.deepcopy(policy).requires_grad_(False)
+        self.decoder = copy.deepcopy(policy).requires_grad_(False)
         self._options = options
 
     @torch.no_grad()
@@ -56,21 +58,16 @@ class Reference:
         """Log-probabilities (P,) float32 of a run's predictions."""
         bfloat16 = self._options.dtype == "bfloat16"
         with torch.autocast(batch.engine.device.type, torch.bfloat16, enabled=bfloat16):
-            return _predict(self._decoder, batch, self._options.temperature, replay=False)[1]
-
-    def become(self, policy: Decoder) -> None:
-        self._decoder.load_state_dict(policy.state_dict())
+            return _predict(self.decoder, batch, self._options.temperature, replay=False)[1]
 
     def state(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies, tied ones once."""
-        kept = self._decoder.state_dict()
-        buffers = {name: buffer for name, buffer in self._decoder.named_buffers() if name in kept}
-        return dict(self._decoder.named_parameters()) | buffers
+        return dict(self.decoder.named_parameters()) | kept_buffers(self.decoder)
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+            tensor.copy_(state[name].view_as(tensor))
 
 
 def _predict(

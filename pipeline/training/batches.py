@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.training.world import deal, world
+from pipeline.world import deal, world
 
 Item = TypeVar("Item", bound=Sized)
 

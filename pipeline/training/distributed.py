@@ -25,7 +25,7 @@ from pipeline.params import Distributed, Optimisation
 from pipeline.training.engine import Permit, State, always, kept_buffers, random_state, set_random_state
 from pipeline.training.optimiser import AdamW, adamw, gradient_norm
 from pipeline.training.pieces import piece_name
-from pipeline.training.world import barrier, world
+from pipeline.world import barrier, world
 
 Item = TypeVar("Item")
 
@@ -119,6 +119,7 @@ class DeepSpeedEngine:
         self._shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         self._device = device
         self._optimiser = adamw(module, options, _Gated)
+        assert isinstance(self._optimiser, _Gated)
         self._optimiser.engine = self
         self._permit: Permit | None = None
         self._norm: float | None = None
@@ -206,7 +207,8 @@ class DeepSpeedEngine:
                 homes[name] = home
                 home.of(home.holder).copy_(whole[home.start : home.start + home.count])
             if self._zero_level == 3 and home is not None:
-                parameter.ds_tensor.view(-1)[: home.count].copy_(whole[home.start : home.start + home.count])
+                held: Any = parameter
+                held.ds_tensor.view(-1)[: home.count].copy_(whole[home.start : home.start + home.count])
             elif self._zero_level in (1, 2):
                 parameter.copy_(whole.view_as(parameter))
         for name, buffer in kept_buffers(self._module).items():
@@ -266,8 +268,8 @@ class DeepSpeedEngine:
             with self._gathered([parameter for parameter, _ in bucket]):
                 for parameter, copy in bucket:
                     copy.copy_(parameter)
-        for (_, buffer), (_, copy) in zip(source.named_buffers(), target.named_buffers(), strict=True):
-            copy.copy_(buffer)
+        for buffer, kept in zip(source.buffers(), target.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def finish(self, scratch: Path) -> None:
         """Weights that are split are laid end to end in a file there, each rank writing its share, and mapped into

@@ -4,6 +4,7 @@ The loop speaks to an `Engine` alone, so an engine that spreads parameters over 
 that, the whole forward pass up to the loss is one module: such an engine gathers parameters around its call.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.model.decoder import Decoder
 from pipeline.params import Distributed, Optimisation
 from pipeline.training.optimiser import adamw, gradient_norm
-from pipeline.training.world import world
+from pipeline.world import world
 
 State = Mapping[str, Mapping[str, Tensor]]
 """Everything that the next step depends on: part → name → tensor. Of several ranks each has its share, in pieces."""
@@ -126,6 +128,17 @@ class TorchEngine:
         yield from kept_buffers(self._module).items()
 
 
+ONE = Distributed()
+"""One process."""
+
+
+def acting_copy(model: Decoder, distributed: Distributed) -> Decoder:
+    """What samples are drawn from while `model` trains: itself, or a whole copy where its weights will be split."""
+    if world().alone or distributed.zero < 3:
+        return model
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
 def make_engine(module: nn.Module, options: Optimisation, distributed: Distributed) -> Engine:
     """Plain torch where this process is alone, DeepSpeed where it is one of several."""
     if world().alone:
@@ -137,7 +150,11 @@ def make_engine(module: nn.Module, options: Optimisation, distributed: Distribut
 
 def kept_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that belong to the model (the routers' biases)."""
-    lost = {f"{path}.{name}" if path else name for path, part in module.named_modules() for name in part._non_persistent_buffers_set}
+    lost = {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
     return {name: buffer for name, buffer in module.named_buffers() if name not in lost}
 
 

@@ -26,13 +26,10 @@ from pipeline.params import Distributed, Optimisation, Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
-from pipeline.training.engine import Engine, make_engine
+from pipeline.training.engine import ONE, Engine, make_engine
 from pipeline.training.loss import cross_entropy
 from pipeline.training.optimiser import learning_rate
-from pipeline.training.world import total
-
-ONE = Distributed()
-"""One process."""
+from pipeline.world import total
 
 SMOOTHING = 0.95
 """Share of the old value in the running mean of the loss: about the last 20 steps."""

@@ -5,7 +5,6 @@ Weight decay holds for matrices only: gains and biases have no scale to be kept 
 
 import math
 from inspect import unwrap
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +32,7 @@ class AdamW(torch.optim.AdamW):
     zero_grad = unwrap(torch.optim.AdamW.zero_grad)
 
 
-Kind = TypeVar("Kind", bound=AdamW)
-
-
-def adamw(model: nn.Module, options: Optimisation, kind: type[Kind] = AdamW) -> Kind:
+def adamw(model: nn.Module, options: Optimisation, kind: type[AdamW] = AdamW) -> AdamW:
     """The optimiser of all parameters that learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
