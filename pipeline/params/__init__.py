@@ -28,11 +28,11 @@ from pipeline.params.data import (
     RowSource,
     Source,
 )
-from pipeline.params.distributed import Distributed
 from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTraining, Preference, PreferenceReward
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
+from pipeline.params.ranks import Distributed
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section

@@ -161,10 +161,10 @@ def train(
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    Of several ranks all call this alike; the first one's judge is asked. `acting` is what `generate` samples from, where
-    that is not the policy itself. `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, what `meter` raises
-    after a checkpoint, and what a judge that will not go on raises; all before the step that was to be judged is in a
-    checkpoint then.
+    Of several ranks all call this alike; the first one's judge is asked. `acting` is what `generate` samples from,
+    where that is not the policy itself. `scratch` must be this work's own. Raises RunStoppedError where the run's
+    health gives it up, what `meter` raises after a checkpoint, and what a judge that will not go on raises; all before
+    the step that was to be judged is in a checkpoint then.
     """
     flops = arithmetic(policy)
     learner = Learner(policy, options, seed, distributed, acting)

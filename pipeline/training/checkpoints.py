@@ -62,7 +62,7 @@ class Checkpoints:
             shutil.rmtree(folder)
 
     def _fill(self, temporary: Path | None, checkpoint: Checkpoint) -> dict[str, str]:
-        """Write this rank's files into the folder that the first rank names. Returns the digests of all ranks' files."""
+        """Write this rank's files into the folder that the first rank names. Returns the digests of all files."""
         folder = gathered(temporary)[0]
         assert folder is not None
         own = {}

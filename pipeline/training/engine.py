@@ -150,11 +150,8 @@ def make_engine(module: nn.Module, options: Optimisation, distributed: Distribut
 
 def kept_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that belong to the model (the routers' biases)."""
-    lost = {
-        f"{path}.{name}" if path else name
-        for path, part in module.named_modules()
-        for name in part._non_persistent_buffers_set
-    }
+    parts = [(f"{path}." if path else "", part) for path, part in module.named_modules()]
+    lost = {path + name for path, part in parts for name in part._non_persistent_buffers_set}
     return {name: buffer for name, buffer in module.named_buffers() if name not in lost}
 
 
