@@ -35,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
         if len(arguments) != 1:
             raise InputError("usage: python -m pipeline STAGE")
         stage, root = arguments[0], project_root(Path.cwd())
-        require_stage(root, stage)
         if rank() > 0:
             follow(stage, root)
         elif not is_rank() and (params := wanted(stage, root)):
@@ -52,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_stage(stage: str, root: Path) -> None:
     """Run one stage in the project at `root`; its figures, in the stage's own order, become metrics.json."""
+    require_stage(root, stage)
     with Attempt(root, stage) as attempt:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         attempt.update(key=work.key)

@@ -33,7 +33,7 @@ def is_rank() -> bool:
 
 def wanted(stage: str, root: Path) -> Params | None:
     """The project's params, where they ask for more than one process for this stage: one that trains."""
-    if "distributed" not in read_stages(root)[stage].get("params", []):
+    if "distributed" not in read_stages(root).get(stage, {}).get("params", []):
         return None
     params = load_params(root / PARAMS_FILE)
     return params if params.distributed.world > 1 else None

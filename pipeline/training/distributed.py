@@ -192,7 +192,7 @@ class DeepSpeedEngine:
                 if value.ndim:
                     moments[piece_name(f"{name}:{key}", home.start)] = home.of(value)
                 elif home.start == 0:  # the count of updates
-                    moments[f"{name}:{key}"] = value
+                    moments[f"{name}:{key}"] = value.clone()  # which parts share
         if not world().leads:
             return {"weights": weights, "optimiser": moments}
         weights |= kept_buffers(self._module)
@@ -339,7 +339,7 @@ def _buckets(items: list[Item], sizes: list[int]) -> Iterator[list[Item]]:
 def _deepspeed(device: torch.device) -> Any:
     """The library, made to use the device that the module lies on, and quiet."""
     os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
-    os.environ.setdefault("DS_LOG_LEVEL", "WARNING")
+    os.environ.setdefault("DS_LOG_LEVEL", "ERROR")
     world()  # has joined the others
     import deepspeed
 
@@ -347,5 +347,5 @@ def _deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     deepspeed.ops.__compatible_ops__ = {}  # none of its operators: they would be compiled at first use
     deepspeed.init_distributed(dist_init_required=False)
-    deepspeed.utils.logger.setLevel("WARNING")
+    deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
