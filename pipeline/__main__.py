@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.cost import Account
 from pipeline.curves import CURVES, Curves
@@ -18,21 +19,31 @@ from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.params import Params, load_params
-from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, spin_briefly
+from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, rank, spin_briefly
+from pipeline.ranks import is_rank, launch, let_the_first_speak, wanted
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
 
 
 def main(arguments: Sequence[str]) -> int:
     die_with_parent()
-    exit_on_signals()
+    if rank() == 0:  # the others write nothing that a signal could cut short
+        exit_on_signals()
     spin_briefly()
     keep_freed_memory()
     try:
         if len(arguments) != 1:
             raise InputError("usage: python -m pipeline STAGE")
-        run_stage(arguments[0], project_root(Path.cwd()))
+        stage, root = arguments[0], project_root(Path.cwd())
+        if rank() > 0:
+            follow(stage, root)
+        elif not is_rank() and (params := wanted(stage, root)):
+            return launch(stage, root, params)
+        else:
+            run_stage(stage, root)
     except EXPECTED as error:
+        if rank() > 0:
+            let_the_first_speak()
         print(error, file=sys.stderr)
         return exit_code(error)
     return 0
@@ -47,7 +58,7 @@ def run_stage(stage: str, root: Path) -> None:
         account = Account(root, stage, work.key, params.machine)
         account.require_budget()
         settle(params)
-        module = importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
+        module = _module(stage)
         values = params.model_dump(mode="json", by_alias=True)
         data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
         described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
@@ -69,6 +80,18 @@ def run_stage(stage: str, root: Path) -> None:
                 tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
 
 
+def follow(stage: str, root: Path) -> None:
+    """Take part in a stage as a rank that is not the first: nothing is told, nothing is written but checkpoints."""
+    params, work = load_params(root / PARAMS_FILE), identity(root, stage)
+    settle(params)
+    job = Job(stage, root, work.key, lambda figures, step: None, lambda name, step, rows: None, leads=False)
+    _module(stage).run(params, job)
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
+
+
 def both(first: Log, second: Log) -> Log:
     def log(figures: Mapping[str, float], step: int) -> None:
         first(figures, step)
@@ -79,7 +102,7 @@ def both(first: Log, second: Log) -> Log:
 
 def settle(params: Params) -> None:
     """Set what has to be set before the numeric libraries are imported, and the seeds of what has a global one."""
-    if params.machine.threads is not None:
+    if params.machine.threads is not None and not is_rank():  # ranks have their part of them
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(params.machine.threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its results only with this
     random.seed(params.seed)

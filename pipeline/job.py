@@ -97,6 +97,7 @@ class Job:
     table: Table
     meter: Meter = UNMETERED
     digests: Mapping[str, str] = field(default_factory=dict)  # of its dependencies: path in the project → SHA-256
+    leads: bool = True  # of the processes that train one model together, the one that writes
 
     @property
     def member(self) -> str:
@@ -105,7 +106,13 @@ class Job:
         return self.stage.partition(MEMBER)[2]
 
     def output(self, name: str) -> Path:
-        """Where this stage writes `name`. Write it atomically (pipeline.files)."""
+        """Where this stage writes `name`. Write it atomically (pipeline.files).
+
+        Outputs come last, and the rank that leads writes them: another one has done its part when it asks for this, and
+        ends here.
+        """
+        if not self.leads:
+            raise SystemExit(0)
         return artifacts(self.root, self.stage) / name
 
     def input(self, stage: str, name: str) -> Path:

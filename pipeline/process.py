@@ -20,6 +20,11 @@ _LARGE_PAGE = 2**21
 _M_MMAP_THRESHOLD = -3
 
 
+def rank() -> int:
+    """The number of this process among those that train one model, as torchrun gives it; 0 where there is one."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def die_with_parent() -> None:
     """Ask for SIGTERM when the parent ends, however it ends. Holds across exec, not for children of this process."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from pipeline.process import rank
+
 REPORT_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
@@ -15,7 +17,7 @@ class Progress:
 
     def __init__(self, title: str, *, total: int, unit: str, done: int = 0) -> None:
         """`done` are done already, by an earlier attempt: they do not count for the rate."""
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=rank() > 0)  # of several processes the first one shows it
         self._title, self._total, self._unit = title, total, unit
         self._done, self._before = done, done
         self._started = self._reported = time.monotonic()

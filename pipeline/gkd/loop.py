@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +23,19 @@ from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss, expert_load
 from pipeline.model.flops import Arithmetic, arithmetic
-from pipeline.params import OnPolicy
+from pipeline.params import Distributed, OnPolicy
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
-from pipeline.training.engine import Engine, TorchEngine
+from pipeline.training.engine import ONE, Engine, make_engine
 from pipeline.training.optimiser import learning_rate
+from pipeline.world import total
 
 SMOOTHING = 0.9
 """Share of the old value in the running mean of the divergence: about the last 10 steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What one micro-batch says."""
 
     divergence: Tensor  # scalar, nats: sum over the predictions that count
@@ -91,21 +92,25 @@ def train(
     log: Log,
     title: str,
     meter: Meter = UNMETERED,
+    distributed: Distributed = ONE,
+    acting: Decoder | None = None,
 ) -> Summary:
     """Train `student`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
+    `acting` is what `generate` samples from, where that is not the student itself: it follows the student.
     `scratch` must be this work's own. Raises FloatingPointError where the divergence or the gradient is no longer
     finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     student.train()
-    engine: Engine = TorchEngine(Objective(student, options, vocabulary), options)
+    student_flops, teacher_flops = arithmetic(student), arithmetic(teacher.decoder)
+    engine = make_engine(Objective(student, options, vocabulary), options, distributed)
     texts = Texts(examples, options, seed, generate)
     checkpoints, summary = Checkpoints(scratch), Summary()
     if (checkpoint := checkpoints.newest()) is not None:
         engine.load_state(checkpoint.state)
+        _let_act(engine, student, acting)
         summary = Summary(**checkpoint.progress)
     meter.resume(summary.steps, until_checkpoint(options, summary.steps))
-    student_flops, teacher_flops = arithmetic(student), arithmetic(teacher.decoder)
     with Progress(title, total=options.steps, unit="steps", done=summary.steps) as progress:
         while summary.steps < options.steps:
             start = time.perf_counter()
@@ -113,6 +118,7 @@ def train(
             first = summary.steps * options.prompts
             own = [text for place, text in enumerate(chosen, first) if is_students(place, options.share)]
             figures = train_step(engine, student, teacher, chosen, options, summary.steps)
+            _let_act(engine, student, acting)
             if written:
                 figures["length"] = sum(len(completion.tokens) for completion in written) / len(written)
                 figures["truncated"] = sum(completion.finish == "length" for completion in written) / len(written)
@@ -124,8 +130,14 @@ def train(
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
                 meter.keep(summary.steps, options.steps)
+    engine.finish(scratch)
     student.eval()
     return summary
+
+
+def _let_act(engine: Engine, student: Decoder, acting: Decoder | None) -> None:
+    if acting is not None and acting is not student:
+        engine.copy(student, acting)
 
 
 def _work(student: Arithmetic, teacher: Arithmetic, texts: Sequence[Example], own: Sequence[Example]) -> Work:
@@ -151,20 +163,20 @@ def train_step(
     expert's load over the mean load; 0 in a dense model), `tokens` put in and `predictions` that counted.
     """
     predictions = sum(int(example.counts[1:].sum()) for example in examples)
-    total, loads = 0.0, []
-    for batch in micro_batches(examples, options.micro_batch_tokens):
+    own, loads = 0.0, []
+    for batch, weight in micro_batches(examples, options.micro_batch_tokens):
         batch = batch.to(student.unembedding.device)
         part: Terms = engine(batch, teacher(batch), teacher.unembedding)
         balance = part.balance * (len(batch.lengths) / len(examples))
-        engine.backward(part.divergence / predictions + options.balance_loss * balance)
-        total += part.divergence.item()
+        engine.backward((part.divergence / predictions + options.balance_loss * balance) * weight)
+        own += part.divergence.item() * weight
         if part.load is not None:
-            loads.append(part.load)
+            loads.append(part.load * int(weight))
     rate = learning_rate(options, step)
     norm = engine.step(rate)
-    load = torch.stack(loads).sum(0) if loads else None
+    load = total(torch.stack(loads).sum(0)) if loads else None
     figures = {
-        "divergence": total / predictions,
+        "divergence": total(torch.tensor(own, dtype=torch.float64)).item() / predictions,
         "gradient_norm": norm,
         "learning_rate": rate,
         "imbalance": 0.0 if load is None else (load.amax(1) / load.float().mean(1)).mean().item(),

@@ -7,8 +7,7 @@ line is, so each step has its share and nothing is drawn.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,10 +16,12 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
+from pipeline.generation.shares import SharedEngine
 from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import OnPolicy, Sampling
 from pipeline.training.batches import Example
+from pipeline.world import world
 
 Generate = Callable[[Sequence[Request]], Iterable[Completion]]
 """The engine as a step sees it: completions in any order; `Completion.request` counts within this call."""
@@ -91,14 +92,7 @@ def student_engine(
             f"on_policy.max_new_tokens = {options.max_new_tokens}: must, with the longest prompt's {longest} tokens, "
             f"be at most the student's max_position_embeddings = {room}"
         )
-    slots, length = min(options.slots, options.prompts), longest + options.max_new_tokens
+    slots, length = min(options.slots, -(-options.prompts // world().size)), longest + options.max_new_tokens
     merged = Merged(student)
     engine = Engine(merged.decoder, tokenizer, seed=seed, slots=slots, max_length=length)
-
-    def generate(requests: Sequence[Request]) -> Iterator[Completion]:
-        merged.refresh()
-        places = {engine.submit(request): place for place, request in enumerate(requests)}  # it counts on for ever
-        for completion in engine.run():
-            yield replace(completion, request=places[completion.request])
-
-    return generate
+    return SharedEngine(engine, merged.refresh)

@@ -8,7 +8,7 @@ DVC does, so `3e-6` is one.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -32,6 +32,7 @@ from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTrain
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
+from pipeline.params.ranks import Distributed
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
@@ -73,6 +74,7 @@ __all__ = [
     "Deployment",
     "DifficultyBand",
     "Distillation",
+    "Distributed",
     "Evaluation",
     "ExternalJudge",
     "FieldMap",
@@ -148,8 +150,18 @@ class Params(Section):
     distillation: Distillation
     evaluation: Evaluation
     deployment: Deployment
+    distributed: Distributed = Distributed()
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _adapted_weights_stay_whole(self) -> "Params":
+        students = {f"distillation.students.{name}": student for name, student in self.distillation.students.items()}
+        stages = ("cold_start", "reasoning_rl", "general_sft", "preference", "general_rl")
+        for name, section in {**{stage: getattr(self, stage) for stage in stages}, **students}.items():
+            if section.train.adapter is not None and self.distributed.zero == 3:
+                raise ValueError(f"distributed.zero: must be below 3 where {name}.train has an adapter")
+        return self
 
 
 def load_params(path: Path) -> Params:

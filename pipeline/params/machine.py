@@ -52,6 +52,7 @@ class Machine(Section):
     parallel: Count = 1  # stages at a time, of those that do not need each other
     stage_timeout_hours: Positive = 24.0
     retries: Annotated[int, Field(ge=0)] = 1
+    rank_timeout_minutes: Positive = 10.0  # that ranks wait for one that is silent; verification must fit in
     prices: Prices = Prices()
     budget: Budget | None = None
     serving: Serving = Serving()

@@ -4,7 +4,7 @@ loss = −mean log σ(score of the chosen answer − score of the rejected one) 
 cut into micro-batches. Nothing is added to it unless `balance_loss` is set.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.flops import arithmetic
 from pipeline.model.reward import RewardModel, Scale
-from pipeline.params import PairTraining
+from pipeline.params import Distributed, PairTraining
 from pipeline.preference.pairs import BalancedPairs, Pair
-from pipeline.training.batches import runs
-from pipeline.training.engine import Engine, TorchEngine
-from pipeline.training.loop import Summary, Terms, Update, run_steps, update
+from pipeline.training.batches import shared_runs
+from pipeline.training.engine import ONE, Engine, make_engine
+from pipeline.training.loop import Counts, Summary, Terms, Update, run_steps, update
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,15 +81,16 @@ def train_reward(
     log: Log,
     title: str,
     meter: Meter = UNMETERED,
+    distributed: Distributed = ONE,
 ) -> Summary:
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`, which must be its own.
 
     Afterwards its scale is that of its scores for the answers of `pairs`. Raises InputError where `pairs` cannot be
     balanced by length, and what `meter` raises after a checkpoint.
     """
-    engine: Engine = TorchEngine(PairObjective(model), options)
     line = BalancedPairs(pairs, options.pairs_per_step, seed)
     flops = arithmetic(model.decoder)
+    engine = make_engine(PairObjective(model), options, distributed)
 
     def take(step: int) -> tuple[PairFigures, Work]:
         chosen = line[step]
@@ -109,12 +110,13 @@ def train_step(
     engine: Engine, model: RewardModel, pairs: Sequence[Pair], options: PairTraining, step: int
 ) -> PairFigures:
     """One update of `model`, which `engine` runs, on the pairs of step number `step`, counted from 0."""
-    done = update(engine, model.decoder, _micro_batches(pairs, options.micro_batch_tokens), len(pairs), options, step)
+    counts = Counts(len(pairs), 2 * len(pairs))
+    done = update(engine, model.decoder, _micro_batches(pairs, options.micro_batch_tokens), counts, options, step)
     kinds = np.sign([pair.longer for pair in pairs])
     return PairFigures(
         **asdict(done), tokens=sum(map(len, pairs)), pairs=len(pairs), chosen_longer=float((1 + kinds).mean() / 2)
     )
 
 
-def _micro_batches(pairs: Sequence[Pair], tokens: int) -> Iterator[PairBatch]:
-    return map(pack_pairs, runs(pairs, tokens))
+def _micro_batches(pairs: Sequence[Pair], tokens: int) -> list[tuple[PairBatch, float]]:
+    return [(pack_pairs(run), weight) for run, weight in shared_runs(pairs, tokens)]

@@ -20,7 +20,7 @@ from pipeline.errors import EXPECTED, RunStoppedError
 from pipeline.job import UNMETERED, Log, Meter, Table
 from pipeline.model.decoder import Decoder
 from pipeline.model.flops import arithmetic
-from pipeline.params import GRPO
+from pipeline.params import GRPO, Distributed
 from pipeline.progress import Progress
 from pipeline.rl.advantage import advantages
 from pipeline.rl.conditions import Action
@@ -33,6 +33,8 @@ from pipeline.rl.scoring import Judge, ScoredGroup, score
 from pipeline.rl.trajectories import Trajectory
 from pipeline.rl.work import step_work
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
+from pipeline.training.engine import ONE
+from pipeline.world import led
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +156,19 @@ def train(
     title: str,
     meter: Meter = UNMETERED,
     monitor: Monitor | None = None,
+    distributed: Distributed = ONE,
+    acting: Decoder | None = None,
 ) -> Summary:
     """Train `policy`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
-    `scratch` must be this work's own. Raises RunStoppedError where the run's health gives it up, what `meter` raises
-    after a checkpoint, and what a judge that will not go on raises; all before the step that was to be judged is in a
-    checkpoint then.
+    Of several ranks all call this alike; the first one's judge is asked. `acting` is what `generate` samples from,
+    where that is not the policy itself. `scratch` must be this work's own. Raises RunStoppedError where the run's
+    health gives it up, what `meter` raises after a checkpoint, and what a judge that will not go on raises; all before
+    the step that was to be judged is in a checkpoint then.
     """
-    learner = Learner(policy, options, seed)
-    step = Step(questions, generate, judge, learner, health, options)
     flops = arithmetic(policy)
+    learner = Learner(policy, options, seed, distributed, acting)
+    step = Step(questions, generate, led(judge), learner, health, options)
     checkpoints = Checkpoints(scratch)
     summary = _resume(checkpoints, learner, health, monitor)
     meter.resume(summary.steps, until_checkpoint(options, summary.steps))
@@ -189,6 +194,7 @@ def train(
             elif summary.steps % options.checkpoint_every == 0:
                 _save(checkpoints, learner, health, monitor, summary)
                 meter.keep(summary.steps, options.steps)
+    learner.finish(scratch)
     return summary
 
 

@@ -9,19 +9,23 @@ run through the model at all.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.model.decoder import Decoder
-from pipeline.params import GRPO
+from pipeline.params import GRPO, Distributed
 from pipeline.rl.loss import PEAKS, SUMS, token_weight
 from pipeline.rl.objective import PolicyObjective, Reference, Terms
 from pipeline.rl.trajectories import Trajectory, policy_batch
-from pipeline.training.batches import runs
-from pipeline.training.engine import Engine, State, TorchEngine
+from pipeline.training.batches import shared_runs
+from pipeline.training.engine import ONE, Engine, State, make_engine
 from pipeline.training.optimiser import learning_rate
+from pipeline.training.pieces import piece_name
+from pipeline.world import largest, total, world
 
 Permit = Callable[[Mapping[str, float]], bool]
 """Asked with loss and gradient norm of a minibatch before its update: may the weights change?"""
@@ -40,17 +44,36 @@ class Report:
     imbalance: float  # busiest expert's load over the mean load, mean over layers; 0 in a dense model
 
 
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """The trajectories of one update, of which this rank runs its share."""
+
+    samples: int  # on all ranks
+    tokens: int  # likewise: predictions
+    runs: list[tuple[list[Trajectory], float]]  # what goes through the model at once, and its weight
+
+
 class Learner:
     """The policy, what updates it, and its reference where the loss has a KL term."""
 
-    def __init__(self, policy: Decoder, options: GRPO, seed: int) -> None:
+    def __init__(
+        self,
+        policy: Decoder,
+        options: GRPO,
+        seed: int,
+        distributed: Distributed = ONE,
+        acting: Decoder | None = None,
+    ) -> None:
+        """`acting`, where that is not the policy itself, is what samples are drawn from: it follows the policy."""
         if options.replay_experts and policy.config.mixture is None:
             raise InputError("replay_experts = true: the model has no experts whose choice could be replayed")
         self._policy = policy
         self._options = options
         self._seed = seed
-        self._engine: Engine = TorchEngine(PolicyObjective(policy, options), options)
+        self._acting = policy if acting is None else acting
+        self._device = policy.unembedding.device
         self._reference = Reference(policy, options) if options.loss.kl_coefficient > 0 else None
+        self._engine: Engine = make_engine(PolicyObjective(policy, options), options, distributed)
         self._renewals = 0  # of the reference: a run that went back in between makes up for one that it lost
 
     def update(self, trajectories: Sequence[Trajectory], step: int, permit: Permit) -> dict[str, float]:
@@ -59,7 +82,7 @@ class Learner:
         A minibatch whose update is not permitted leaves the weights, and so do the rest of the step.
         """
         if self._reference is not None and (due := step // self._options.reference_every) > self._renewals:
-            self._reference.become(self._policy)
+            self._reference.become(self._policy, self._engine)
             self._renewals = due
         rate = learning_rate(self._options, step)
         minibatches = self._minibatches(trajectories, step)
@@ -70,22 +93,34 @@ class Learner:
             reports.append(self._learn(minibatch, rate, permit))
             if not reports[-1].updated:
                 break
+        self._let_act()
         return {"learning_rate": rate, **self._figures(reports)}
 
     def state(self) -> State:
         """The state itself, not a copy."""
         if self._reference is None:
             return self._engine.state()
-        renewals = {"renewals": torch.tensor([self._renewals])}
-        return self._engine.state() | {"reference": self._reference.state(), "counts": renewals}
+        state = {**self._engine.state(), "reference": _share(self._reference.state())}
+        if world().leads:
+            state["counts"] = {"renewals": torch.tensor([self._renewals])}
+        return state
 
     def load_state(self, state: State) -> None:
         self._engine.load_state(state)
         if self._reference is not None:
             self._reference.load_state(state["reference"])
             self._renewals = int(state["counts"]["renewals"])
+        self._let_act()
 
-    def _minibatches(self, trajectories: Sequence[Trajectory], step: int) -> list[list[Trajectory]]:
+    def _let_act(self) -> None:
+        if self._acting is not self._policy:
+            self._engine.copy(self._policy, self._acting)
+
+    def finish(self, scratch: Path) -> None:
+        """As `Engine.finish`."""
+        self._engine.finish(scratch)
+
+    def _minibatches(self, trajectories: Sequence[Trajectory], step: int) -> list[Minibatch]:
         """Trajectories in random parts of like size, with their tokens' weights in the loss of their part."""
         options = self._options
         order = np.random.default_rng([self._seed, step]).permutation(len(trajectories))
@@ -100,30 +135,36 @@ class Learner:
             if self._reference is None:
                 weighted = [one for one in weighted if one.advantage != 0]
             if weighted:
-                minibatches.append(weighted)
+                tokens = sum(trajectory.completion for trajectory in weighted)
+                minibatches.append(Minibatch(len(weighted), tokens, self._runs(weighted)))
         return minibatches
 
+    def _runs(self, trajectories: Sequence[Trajectory]) -> list[tuple[list[Trajectory], float]]:
+        return shared_runs(trajectories, self._options.micro_batch_tokens)
+
     @torch.no_grad()
-    def _with_old(self, trajectories: list[Trajectory]) -> list[Trajectory]:
+    def _with_old(self, minibatch: Minibatch) -> Minibatch:
         """The same with the log-probabilities that the policy gives them now, before the first update."""
         measured = []
-        for run in runs(trajectories, self._options.micro_batch_tokens):
+        for run, weight in minibatch.runs:
             terms: Terms = self._engine(policy_batch(run, replay=self._options.replay_experts).to(self._device))
             parts = terms.log_probabilities.cpu().split([trajectory.completion for trajectory in run])
-            measured += [replace(one, old=part.numpy()) for one, part in zip(run, parts, strict=True)]
-        return measured
+            old = [replace(one, old=part.numpy()) for one, part in zip(run, parts, strict=True)]
+            measured.append((old, weight))
+        return replace(minibatch, runs=measured)
 
-    def _learn(self, trajectories: list[Trajectory], rate: float, permit: Permit) -> Report:
+    def _learn(self, minibatch: Minibatch, rate: float, permit: Permit) -> Report:
         """One update."""
-        terms: list[Terms] = []
-        for run in runs(trajectories, self._options.micro_batch_tokens):
+        terms: list[tuple[Terms, float]] = []
+        for run, weight in minibatch.runs:
             batch = policy_batch(run, replay=self._options.replay_experts).to(self._device)
             reference = None if self._reference is None else self._reference(batch)
             part: Terms = self._engine(batch, reference)
-            balance = part.balance * (len(run) / len(trajectories))
-            self._engine.backward(part.policy.loss + self._options.balance_loss * balance)
-            terms.append(part)
-        loss = float(sum(part.policy.loss.item() for part in terms))
+            balance = part.balance * (len(run) / minibatch.samples)
+            self._engine.backward((part.policy.loss + self._options.balance_loss * balance) * weight)
+            terms.append((part, weight))
+        own = float(sum(part.policy.loss.item() * weight for part, weight in terms))
+        loss = total(torch.tensor(own, dtype=torch.float64)).item()
         answers: list[bool] = []
 
         def ask(norm: float) -> bool:
@@ -132,17 +173,17 @@ class Learner:
 
         norm = self._engine.step(rate, ask)
         updated = all(answers) and math.isfinite(norm)
-        loads = [part.load for part in terms if part.load is not None]
-        load = torch.stack(loads).sum(0) if loads else None
+        loads = [part.load * int(weight) for part, weight in terms if part.load is not None]
+        load = total(torch.stack(loads).sum(0)) if loads else None
         if updated and load is not None and self._policy.config.has_balance_bias:
             self._policy.update_balance(load, self._options.balance_rate)
         return Report(
             loss=loss,
             gradient_norm=norm,
             updated=updated,
-            tokens=sum(trajectory.completion for trajectory in trajectories),
-            sums=torch.stack([part.policy.sums for part in terms]).sum(0).cpu().numpy(),
-            peaks=torch.stack([part.policy.peaks for part in terms]).amax(0).cpu().numpy(),
+            tokens=minibatch.tokens,
+            sums=total(torch.stack([part.policy.sums * weight for part, weight in terms]).sum(0)).cpu().numpy(),
+            peaks=largest(torch.stack([part.policy.peaks * weight for part, weight in terms]).amax(0)).cpu().numpy(),
             imbalance=0.0 if load is None else (load.amax(1) / load.float().mean(1)).mean().item(),
         )
 
@@ -165,6 +206,15 @@ class Learner:
             del figures["kl"]
         return figures
 
-    @property
-    def _device(self) -> torch.device:
-        return self._policy.unembedding.device
+
+def _share(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This rank's part of tensors that all ranks have; see `pieces`."""
+    if world().alone:
+        return dict(tensors)
+    shares = {}
+    for name, tensor in tensors.items():
+        size = -(-tensor.numel() // world().size)
+        start = size * world().rank
+        if start < tensor.numel():
+            shares[piece_name(name, start)] = tensor.detach().view(-1)[start : start + size]
+    return shares

@@ -8,8 +8,7 @@ log p)), 1 with the right gradient, and no forward pass is spent on old log-prob
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ PEAKS = ("ratio_max", "gap_max")
 """Figures that are the largest value of any prediction."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LossTerms:
+class LossTerms(NamedTuple):
     """What a packed run adds to the loss and to the figures of its minibatch."""
 
     loss: Tensor  # scalar

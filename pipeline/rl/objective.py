@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from pipeline.model.experts import balance_loss, expert_load
 from pipeline.params import GRPO
 from pipeline.rl.loss import LossTerms, policy_loss
 from pipeline.rl.trajectories import PolicyBatch
+from pipeline.training.engine import Engine, kept_buffers
 from pipeline.training.loss import token_log_probabilities
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class Terms(NamedTuple):
     """What one run says."""
 
     policy: LossTerms
@@ -76,21 +76,23 @@ class Reference:
             output = decoder(*given) if self._adapter is None else functional_call(decoder, self._adapter, given)
             return _log_probabilities(output, decoder, batch, self._options.temperature)[0]
 
-    def become(self, policy: Decoder) -> None:
-        self.load_state(policy.state_dict())
+    def become(self, policy: Decoder, engine: Engine) -> None:
+        """The policy as it is now; `engine` knows where its weights are."""
+        if self._adapter is None:
+            engine.copy(policy, self._decoder)
+        else:
+            self.load_state(policy.state_dict())
 
     def state(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies, tied ones once."""
         if self._adapter is not None:
             return self._adapter
-        kept = self._decoder.state_dict()
-        buffers = {name: buffer for name, buffer in self._decoder.named_buffers() if name in kept}
-        return dict(self._decoder.named_parameters()) | buffers
+        return dict(self._decoder.named_parameters()) | kept_buffers(self._decoder)
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+            tensor.copy_(state[name].view_as(tensor))
 
 
 def _log_probabilities(

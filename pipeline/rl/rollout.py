@@ -4,8 +4,8 @@ Questions come in an endless line, epoch after epoch, each in a seeded order of 
 question, so where a run stands in its data is one number, and data once seen are not drawn again after a roll-back.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -17,10 +17,12 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
+from pipeline.generation.shares import SharedEngine
 from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO, Sampling
 from pipeline.records import Problem
+from pipeline.world import world
 
 Generate = Callable[[Sequence[Request]], Iterable[Completion]]
 """The rollout engine as the step sees it: completions in any order; `Completion.request` counts within this call."""
@@ -124,6 +126,8 @@ def rollout_engine(
 ) -> Generate:
     """An engine over the policy's weights as they are, with room for these questions. It is kept from step to step.
 
+    Of several ranks each has an engine, for its share of the questions.
+
     Raises InputError where the longest prompt and `max_new_tokens` do not fit into the model together.
     """
     room = policy.config.max_position_embeddings
@@ -133,19 +137,13 @@ def rollout_engine(
             f"be at most the model's max_position_embeddings = {room}"
         )
     merged = Merged(policy)
+    share = -(-options.prompts // world().size)
     engine = Engine(
         merged.decoder,
         tokenizer,
         seed=seed,
-        slots=min(options.slots, options.prompts * options.group),
+        slots=min(options.slots, share * options.group),
         max_length=questions.longest + options.max_new_tokens,
         record_experts=options.replay_experts,
     )
-
-    def generate(requests: Sequence[Request]) -> Iterator[Completion]:
-        merged.refresh()
-        places = {engine.submit(request): place for place, request in enumerate(requests)}  # it counts on for ever
-        for completion in engine.run():
-            yield replace(completion, request=places[completion.request])
-
-    return generate
+    return SharedEngine(engine, merged.refresh)

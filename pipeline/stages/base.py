@@ -21,6 +21,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         log=job.log,
         meter=job.meter,
         title="base: pre-training",
+        distributed=params.distributed,
     )
     with atomic_folder(job.output("model")) as folder:
         save_model(start.model, folder)

@@ -14,4 +14,4 @@ def run(params: Params, job: Job) -> dict[str, float]:
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("curation", "traces.parquet"), Trace)
     chosen = random.Random(params.seed).sample(range(len(traces)), min(options.examples, len(traces)))
-    return fine_tune(base, problems, traces[chosen], options.train, seed=params.seed, job=job)
+    return fine_tune(base, problems, traces[chosen], options.train, params.distributed, seed=params.seed, job=job)

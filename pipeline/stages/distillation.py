@@ -13,10 +13,11 @@ from pipeline.gkd.texts import student_engine
 from pipeline.job import Job, Log
 from pipeline.model.checkpoint import save_model
 from pipeline.model.tokenizer import save_tokenizer
-from pipeline.params import OnPolicy, Params
+from pipeline.params import Distributed, OnPolicy, Params
 from pipeline.records import Problem, Trace, read_table
 from pipeline.training.batches import Example
 from pipeline.training.curated import read_curated
+from pipeline.training.engine import acting_copy
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
 from pipeline.training.memory import prepare
@@ -39,6 +40,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         log=_prefixed(job.log, "base"),
         meter=job.meter.part("base"),
         title=f"{job.stage}: pre-training",
+        distributed=params.distributed,
     )
     examples = worked_examples(start.tokenizer, problems, traces)
     prepare(start.model, student.train, params.seed)
@@ -51,10 +53,11 @@ def run(params: Params, job: Job) -> dict[str, float]:
         log=job.log,
         meter=job.meter,
         title=f"{job.stage}: SFT",
+        distributed=params.distributed,
     )
     figures: dict[str, float] = {"loss": summary.loss, "tokens": summary.tokens, "examples": len(examples)}
     if student.on_policy is not None:
-        figures |= _on_policy(start, teacher, examples, student.on_policy, params.seed, job)
+        figures |= _on_policy(start, teacher, examples, student.on_policy, params.distributed, params.seed, job)
     with atomic_folder(job.output("model")) as folder:
         save_model(start.model, folder)
         save_tokenizer(start.tokenizer, folder)
@@ -66,22 +69,31 @@ def run(params: Params, job: Job) -> dict[str, float]:
 
 
 def _on_policy(
-    start: Start, folder: Path, examples: list[Example], options: OnPolicy, seed: int, job: Job
+    start: Start,
+    folder: Path,
+    examples: list[Example],
+    options: OnPolicy,
+    distributed: Distributed,
+    seed: int,
+    job: Job,
 ) -> dict[str, float]:
     start.model.checkpoint_activations = options.checkpoint_activations
+    acting = acting_copy(start.model, distributed)
     teacher = load_teacher(folder, start.tokenizer, job.stage, bfloat16=options.dtype == "bfloat16")
     summary = train_on_policy(
         start.model,
         examples,
         options,
         teacher=teacher,
-        generate=student_engine(start.model, start.tokenizer, examples, options, seed),
+        generate=student_engine(acting, start.tokenizer, examples, options, seed),
         vocabulary=max(start.tokenizer.get_vocab().values()) + 1,
         seed=seed,
         scratch=job.scratch / "on_policy",
         log=_prefixed(job.log, "on_policy"),
         meter=job.meter.part("on_policy"),
         title=f"{job.stage}: on policy",
+        distributed=distributed,
+        acting=acting,
     )
     return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}
 

@@ -24,7 +24,9 @@ from pipeline.rl.judge import PairwiseJudge
 from pipeline.rl.monitor import Monitor, Watched
 from pipeline.rl.rollout import Question, Questions, checkable_questions, general_questions, rollout_engine
 from pipeline.rl.scoring import rule_rewards
+from pipeline.training.engine import acting_copy
 from pipeline.training.memory import prepare
+from pipeline.world import led
 
 
 def run(params: Params, job: Job) -> dict[str, float]:
@@ -49,10 +51,11 @@ def run(params: Params, job: Job) -> dict[str, float]:
     questions = MixedQuestions(
         Questions(asked, params.seed), Questions(general, params.seed), options.preference, options.first_general_step
     )
-    generate = rollout_engine(policy, tokenizer, questions, options.train, params.seed)
+    acting = acting_copy(policy, params.distributed)
+    generate = rollout_engine(acting, tokenizer, questions, options.train, params.seed)
     opinions = {"preference": (options.preference.weight, preference)}
     judge = None
-    if options.judge is not None:
+    if options.judge is not None and job.leads:  # who alone asks for rewards
         judge = PairwiseJudge(Endpoint(options.judge, job.runs / "judge.jsonl", job.key), options.judge, params.seed)
         judge.require(general)
         opinions["judge"] = (options.judge.weight, judge)
@@ -68,7 +71,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         judge=GeneralRewards(options.rewards, opinions, limit),
         health=Health(options.health),
         monitor=Monitor(
-            Watched(watched, looked, rule_rewards(scorer, limit), preference, witness),
+            Watched(watched, looked, led(rule_rewards(scorer, limit)), led(preference), led(witness)),
             options.monitor,
             options.train,
             options.first_general_step,
@@ -81,6 +84,8 @@ def run(params: Params, job: Job) -> dict[str, float]:
         table=job.table,
         meter=job.meter,
         title="general_rl: GRPO",
+        distributed=params.distributed,
+        acting=acting,
     )
     with atomic_folder(job.output("model")) as folder:
         save_model(policy, folder)

@@ -10,4 +10,4 @@ def run(params: Params, job: Job) -> dict[str, float]:
     base = job.input("base", "model")
     problems = read_table(job.input("curation", "problems.parquet"), Problem)
     traces = read_table(job.input("rejection_sampling", "traces.parquet"), Trace)
-    return fine_tune(base, problems, traces, params.general_sft.train, seed=params.seed, job=job)
+    return fine_tune(base, problems, traces, params.general_sft.train, params.distributed, seed=params.seed, job=job)

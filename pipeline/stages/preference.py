@@ -41,6 +41,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
             log=log,
             title=f"preference: {name}",
             meter=job.meter,
+            distributed=params.distributed,
         )
         return model
 

@@ -13,6 +13,7 @@ from pipeline.rl.grpo import train
 from pipeline.rl.health import Health
 from pipeline.rl.rollout import Questions, checkable_questions, rollout_engine
 from pipeline.rl.scoring import rule_rewards
+from pipeline.training.engine import acting_copy
 from pipeline.training.memory import prepare
 
 
@@ -24,11 +25,12 @@ def run(params: Params, job: Job) -> dict[str, float]:
     scorer = Scorer(options.rewards)
     scorer.require({question.problem.verifier for question in asked})
     questions = Questions(asked, params.seed)
+    acting = acting_copy(policy, params.distributed)
     summary = train(
         policy,
         questions,
         options.train,
-        generate=rollout_engine(policy, tokenizer, questions, options.train, params.seed),
+        generate=rollout_engine(acting, tokenizer, questions, options.train, params.seed),
         judge=rule_rewards(scorer, options.train.max_new_tokens),
         health=Health(options.health),
         seed=params.seed,
@@ -37,6 +39,8 @@ def run(params: Params, job: Job) -> dict[str, float]:
         table=job.table,
         meter=job.meter,
         title="reasoning_rl: GRPO",
+        distributed=params.distributed,
+        acting=acting,
     )
     with atomic_folder(job.output("model")) as folder:
         save_model(policy, folder)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.world import deal, world
 
 Item = TypeVar("Item", bound=Sized)
 
@@ -85,9 +86,22 @@ def runs(items: Sequence[Item], tokens: int) -> Iterator[list[Item]]:
     yield run
 
 
-def micro_batches(examples: Sequence[Example], tokens: int) -> Iterator[Batch]:
-    """A step's examples as the batches that go through the model one after another."""
-    return map(pack, runs(examples, tokens))
+def shared_runs(items: Sequence[Item], tokens: int) -> list[tuple[list[Item], float]]:
+    """This rank's share of a step's sequences in runs of at most `tokens`, each with its weight in the step.
+
+    All ranks have to go through the model equally often. One that has less to do makes up for it by runs of weight 0.
+    """
+    if world().alone:
+        return [(run, 1.0) for run in runs(items, tokens)]
+    shares = [[items[place] for place in places] for places in deal([len(item) for item in items], world().size)]
+    cut = [list(runs(share, tokens)) if share else [] for share in shares]
+    own, most = cut[world().rank], max(map(len, cut))
+    return [(run, 1.0) for run in own] + [([min(items, key=len)], 0.0)] * (most - len(own))
+
+
+def micro_batches(examples: Sequence[Example], tokens: int) -> list[tuple[Batch, float]]:
+    """This rank's share of a step's examples as the batches that go through the model, each with its weight."""
+    return [(pack(run), weight) for run, weight in shared_runs(examples, tokens)]
 
 
 class Steps:

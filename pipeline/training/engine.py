@@ -4,18 +4,22 @@ The loop speaks to an `Engine` alone, so an engine that spreads parameters over 
 that, the whole forward pass up to the loss is one module: such an engine gathers parameters around its call.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.model.adapter import is_adapted
-from pipeline.params import Optimisation
+from pipeline.model.decoder import Decoder
+from pipeline.params import Distributed, Optimisation
 from pipeline.training.optimiser import adamw, gradient_norm
+from pipeline.world import world
 
-State = dict[str, dict[str, Tensor]]
-"""Everything that the next step depends on: part → name → tensor."""
+State = Mapping[str, Mapping[str, Tensor]]
+"""Everything that the next step depends on: part → name → tensor. Of several ranks each has its share, in pieces."""
 
 
 Permit = Callable[[float], bool]
@@ -46,7 +50,17 @@ class Engine(Protocol):
         """The state itself, not a copy."""
         ...
 
-    def load_state(self, state: State) -> None: ...
+    def load_state(self, state: State) -> None:
+        """Go on from a whole state, whichever engine's it was."""
+        ...
+
+    def copy(self, source: nn.Module, target: nn.Module) -> None:
+        """The weights and buffers of a part of the module into another one like it, which is whole."""
+        ...
+
+    def finish(self, scratch: Path) -> None:
+        """No step comes any more: leave the module whole, as plain torch has it. `scratch` is the work's own folder."""
+        ...
 
 
 class TorchEngine:
@@ -90,29 +104,67 @@ class TorchEngine:
             for name, parameter in self._module.named_parameters()
             for key, value in self._optimiser.state[parameter].items()
         }
-        return {"weights": dict(self._weights()), "optimiser": moments, "random": self._random()}
+        return {"weights": dict(self._weights()), "optimiser": moments, "random": random_state(self._device)}
 
     @torch.no_grad()
     def load_state(self, state: State) -> None:
         for name, tensor in self._weights():
-            tensor.copy_(state["weights"][name])
+            tensor.copy_(state["weights"][name].view_as(tensor))
         parameters = dict(self._module.named_parameters())
         self._optimiser.state.clear()
         for label, value in state["optimiser"].items():
             name, key = label.rsplit(":", 1)
-            self._optimiser.state[parameters[name]][key] = value.to(self._device)
-        torch.set_rng_state(state["random"]["cpu"])
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
+            shaped = value.view_as(parameters[name]) if value.ndim else value  # the count of updates has no shape
+            self._optimiser.state[parameters[name]][key] = shaped.to(self._device)
+        set_random_state(state["random"], self._device)
+
+    def copy(self, source: nn.Module, target: nn.Module) -> None:
+        target.load_state_dict(source.state_dict())
+
+    def finish(self, scratch: Path) -> None:
+        pass
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters that learn, tied ones once, and the buffers that belong to the model (the routers' biases)."""
-        kept = self._module.state_dict()
         yield from ((name, weight) for name, weight in self._module.named_parameters() if weight.requires_grad)
-        yield from ((name, buffer) for name, buffer in self._module.named_buffers() if name in kept)
+        yield from kept_buffers(self._module).items()
 
-    def _random(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._device)
-        return states
+
+ONE = Distributed()
+"""One process."""
+
+
+def acting_copy(model: Decoder, distributed: Distributed) -> Decoder:
+    """What samples are drawn from while `model` trains: itself, or a whole copy where its weights will be split."""
+    if world().alone or distributed.zero < 3:
+        return model
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def make_engine(module: nn.Module, options: Optimisation, distributed: Distributed) -> Engine:
+    """Plain torch where this process is alone, DeepSpeed where it is one of several."""
+    if world().alone:
+        return TorchEngine(module, options)
+    from pipeline.training.distributed import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, options, distributed)
+
+
+def kept_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that belong to the model (the routers' biases)."""
+    parts = [(f"{path}." if path else "", part) for path, part in module.named_modules()]
+    lost = {path + name for path, part in parts for name in part._non_persistent_buffers_set}
+    return {name: buffer for name, buffer in module.named_buffers() if name not in lost}
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

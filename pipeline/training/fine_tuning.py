@@ -8,14 +8,21 @@ from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
-from pipeline.params import Training
+from pipeline.params import Distributed, Training
 from pipeline.training.examples import worked_examples
 from pipeline.training.loop import train
 from pipeline.training.memory import prepare
 
 
 def fine_tune(
-    start: Path, problems: pl.DataFrame, traces: pl.DataFrame, options: Training, *, seed: int, job: Job
+    start: Path,
+    problems: pl.DataFrame,
+    traces: pl.DataFrame,
+    options: Training,
+    distributed: Distributed,
+    *,
+    seed: int,
+    job: Job,
 ) -> dict[str, float]:
     """Train the checkpoint in `start` on `traces` of `problems` (tables of records); the job's `model` is the result.
 
@@ -32,6 +39,7 @@ def fine_tune(
         log=job.log,
         meter=job.meter,
         title=f"{job.stage}: SFT",
+        distributed=distributed,
     )
     with atomic_folder(job.output("model")) as folder:
         save_model(model, folder)

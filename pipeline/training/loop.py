@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +22,21 @@ from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder, Output
 from pipeline.model.experts import balance_loss, expert_load
 from pipeline.model.flops import arithmetic
-from pipeline.params import Optimisation, Training
+from pipeline.params import Distributed, Optimisation, Training
 from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, Steps, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
-from pipeline.training.engine import Engine, TorchEngine
+from pipeline.training.engine import ONE, Engine, make_engine
 from pipeline.training.loss import cross_entropy
 from pipeline.training.optimiser import learning_rate
+from pipeline.world import total
 
 SMOOTHING = 0.95
 """Share of the old value in the running mean of the loss: about the last 20 steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What one micro-batch says."""
+class Terms(NamedTuple):
+    """What one micro-batch says; a tuple, in which an engine finds the tensors that it has to watch."""
 
     loss: Tensor  # scalar: sum over what counts
     balance: Tensor  # scalar: sequence-wise balance loss, mean over sequences, sum over layers; 0 in a dense model
@@ -117,6 +117,7 @@ def train(
     log: Log,
     title: str,
     meter: Meter = UNMETERED,
+    distributed: Distributed = ONE,
 ) -> Summary:
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`.
 
@@ -124,9 +125,9 @@ def train(
     Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
     the gradient is no longer finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
-    engine: Engine = TorchEngine(Objective(model), options)
     steps = Steps(examples, options.tokens_per_step, seed)
     flops = arithmetic(model)
+    engine = make_engine(Objective(model), options, distributed)
 
     def take(step: int) -> tuple[Figures, Work]:
         chosen = steps[step]
@@ -170,13 +171,15 @@ def run_steps(
             if summary.steps % options.checkpoint_every == 0:
                 checkpoints.save(Checkpoint(summary.steps, asdict(summary), engine.state()))
                 meter.keep(summary.steps, options.steps)
+    engine.finish(scratch)
     return summary
 
 
 def train_step(engine: Engine, model: Decoder, examples: Sequence[Example], options: Training, step: int) -> Figures:
     """One update of `model`, which `engine` runs, on the examples of step number `step`, counted from 0."""
     predictions = sum(int(example.counts[1:].sum()) for example in examples)
-    done = update(engine, model, micro_batches(examples, options.micro_batch_tokens), predictions, options, step)
+    counts = Counts(predictions, len(examples))
+    done = update(engine, model, micro_batches(examples, options.micro_batch_tokens), counts, options, step)
     return Figures(**asdict(done), tokens=sum(len(example) for example in examples), predictions=predictions)
 
 
@@ -188,30 +191,44 @@ class Packed(Protocol):
     def to(self, device: torch.device) -> Self: ...
 
 
-def update(
-    engine: Engine, model: Decoder, batches: Iterable[Packed], counted: int, options: Optimisation, step: int
-) -> Update:
-    """One update of `model`, which the engine's module maps a micro-batch to `Terms` with.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of a whole step, all ranks' shares together."""
 
-    The loss is the sum over all micro-batches divided by `counted`, the number of what counts in the whole step.
+    losses: int  # that are summed up
+    sequences: int
+
+
+def update(
+    engine: Engine,
+    model: Decoder,
+    batches: Iterable[tuple[Packed, float]],
+    counts: Counts,
+    options: Optimisation,
+    step: int,
+) -> Update:
+    """One update of `model`, which the engine's module maps a micro-batch to `Terms` with; each has its weight.
+
+    The loss is the sum over all ranks' micro-batches divided by the number of losses in the whole step.
     Raises FloatingPointError where the loss or the gradient is not finite; the weights are as before then.
     """
     device = model.unembedding.device
-    parts = list(batches)
-    sequences = sum(len(part.lengths) for part in parts)
-    terms: list[Terms] = []
-    for batch in parts:
+    losses, balances, loads = [], [], []
+    for batch, weight in batches:
         part: Terms = engine(batch.to(device))
-        balance = part.balance * (len(batch.lengths) / sequences)
-        engine.backward(part.loss / counted + options.balance_loss * balance)
-        terms.append(Terms(part.loss.detach(), balance.detach(), part.load))
+        loss, balance = part.loss * weight, part.balance * (weight * len(batch.lengths) / counts.sequences)
+        engine.backward(loss / counts.losses + options.balance_loss * balance)
+        losses.append(loss.detach())
+        balances.append(balance.detach())
+        if part.load is not None:
+            loads.append(part.load * int(weight))
     rate = learning_rate(options, step)
     norm = engine.step(rate)
-    loads = [part.load for part in terms if part.load is not None]
-    load = torch.stack(loads).sum(0) if loads else None
+    load = total(torch.stack(loads).sum(0)) if loads else None
+    sums = total(torch.stack([torch.stack(losses).sum(), torch.stack(balances).sum()]))
     figures = Update(
-        loss=torch.stack([part.loss for part in terms]).sum().item() / counted,
-        balance_loss=torch.stack([part.balance for part in terms]).sum().item(),
+        loss=sums[0].item() / counts.losses,
+        balance_loss=sums[1].item(),
         imbalance=0.0 if load is None else (load.amax(1) / load.float().mean(1)).mean().item(),
         gradient_norm=norm,
         learning_rate=rate,

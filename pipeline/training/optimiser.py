@@ -32,7 +32,7 @@ class AdamW(torch.optim.AdamW):
     zero_grad = unwrap(torch.optim.AdamW.zero_grad)
 
 
-def adamw(model: nn.Module, options: Optimisation) -> AdamW:
+def adamw(model: nn.Module, options: Optimisation, kind: type[AdamW] = AdamW) -> AdamW:
     """The optimiser of all parameters that learn."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -40,7 +40,7 @@ def adamw(model: nn.Module, options: Optimisation) -> AdamW:
         {"params": [parameter for parameter in learning if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (options.beta1, options.beta2)
-    return AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
+    return kind(groups, lr=options.learning_rate, betas=betas, fused=True)
 
 
 def gradient_norm(gradients: list[Tensor]) -> float:

@@ -14,11 +14,13 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.remote import fetch
 from pipeline.model.tokenizer import byte_pair_tokenizer, character_tokenizer, load_tokenizer
-from pipeline.params import Base, BytePairTokens, Checkpoint, CuratedCorpus, Pretrain, Tokens
+from pipeline.params import Base, BytePairTokens, Checkpoint, CuratedCorpus, Distributed, Pretrain, Tokens
 from pipeline.training.curated import ReadCurated, curated_documents
+from pipeline.training.engine import ONE
 from pipeline.training.examples import text_examples
 from pipeline.training.loop import train
 from pipeline.training.memory import prepare
+from pipeline.world import led
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,7 @@ def obtain(
     log: Log,
     title: str,
     meter: Meter = UNMETERED,
+    distributed: Distributed = ONE,
 ) -> Start:
     """Train the model that `base` describes, or bring its checkpoint here; either with this recipe's chat template.
 
@@ -52,18 +55,35 @@ def obtain(
         texts = list(curated_documents(base.corpus, *curated(), seed))
     else:
         texts = list(documents(base.corpus, seed, held_out))
-    return _pretrain(base, texts, seed, scratch, log, title, meter)
+    return _pretrain(base, texts, seed, scratch, log, title, meter, distributed)
 
 
 def _pretrain(
-    base: Pretrain, texts: Sequence[str], seed: int, scratch: Path, log: Log, title: str, meter: Meter
+    base: Pretrain,
+    texts: Sequence[str],
+    seed: int,
+    scratch: Path,
+    log: Log,
+    title: str,
+    meter: Meter,
+    distributed: Distributed,
 ) -> Start:
     tokenizer = _tokenizer(base.tokenizer, texts)
     model = Decoder(ModelConfig.from_hf({**base.model, "vocab_size": len(tokenizer)}))
     model.init_weights(seed)
     prepare(model, base.train, seed)
     examples = text_examples(tokenizer, texts)
-    summary = train(model, examples, base.train, seed=seed, scratch=scratch, log=log, title=title, meter=meter)
+    summary = train(
+        model,
+        examples,
+        base.train,
+        seed=seed,
+        scratch=scratch,
+        log=log,
+        title=title,
+        meter=meter,
+        distributed=distributed,
+    )
     return Start(model, tokenizer, {"loss": summary.loss, "tokens": summary.tokens})
 
 
@@ -74,7 +94,7 @@ def _tokenizer(tokens: Tokens, texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def _take(base: Checkpoint, scratch: Path) -> Start:
-    source = fetch(base.source, base.revision, base.digest, scratch / "checkpoint")
+    source = led(fetch)(base.source, base.revision, base.digest, scratch / "checkpoint")
     model, tokenizer = load_model(source), load_tokenizer(source)
     tokenizer.chat_template = chat.CHAT_TEMPLATE
     return Start(model, tokenizer, {})

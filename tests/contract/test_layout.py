@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PLOTS: list[dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["plots"]
 WRITTEN: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
 STAGES = {stage: definition.get("do", definition) for stage, definition in WRITTEN.items()}
-COMMON = {"seed", "held_out", "tracking", "machine"}  # params that belong to no stage
+COMMON = {"seed", "held_out", "distributed", "tracking", "machine"}  # params that belong to no stage
 READ = {"pipeline/chat.py": "pipeline/chat_template.jinja"}  # files outside packages that a module reads
 
 

@@ -1,0 +1,114 @@
+"""Several ranks against one process. Ranks are started once for each size of the world, for all its cases.
+
+`python -m tests.unit.training.on_ranks` runs any other case by hand; docs/ranks.md has the whole table.
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.params import Distributed
+from pipeline.training import distributed
+from tests import ranks
+from tests.unit.training import on_ranks
+
+pytestmark = pytest.mark.slow
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-6  # the loss of GRPO comes near to 0, where only the absolute difference has a meaning
+PROGRAM = "tests.unit.training.on_ranks"
+RESUMED_AT = 8
+Results = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Results:
+    """The figures of each kind in one process."""
+    return {kind: on_ranks.run(f"{kind}:sparse:0", folder) for kind in on_ranks.KINDS}
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Results:
+    cases = [*(f"sft:sparse:{zero}" for zero in range(4)), "grpo:sparse:1", "grpo:sparse:3"]
+    return ranks.start(PROGRAM, 2, folder, *cases)
+
+
+def middle(folder: Path, case: str, name: str) -> Path:
+    """A copy of what two ranks of a case left in their middle."""
+    kept = folder / f"{case.replace(':', '-')}-2" / f"step-{RESUMED_AT}"
+    shutil.copytree(kept, folder / name / kept.name)
+    return folder / name
+
+
+def assert_same(told: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert len(told) == len(expected) > 0
+    for step, (figures, others) in enumerate(zip(told, expected, strict=True)):
+        assert figures.keys() == others.keys()
+        for name, value in figures.items():
+            assert math.isclose(value, others[name], rel_tol=RELATIVE, abs_tol=ABSOLUTE), (step, name, figures, others)
+
+
+@pytest.mark.parametrize("case", ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3"])
+def test_two_ranks_train_as_one_process(one: Results, two: Results, case: str) -> None:
+    told, weights = two[case]
+    assert_same(told, one["sft"][0])
+    assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("case", ["grpo:sparse:1", "grpo:sparse:3"])
+def test_two_ranks_reinforce_as_one_process(one: Results, two: Results, case: str) -> None:
+    """With two updates a rollout, a reference that is renewed, and the rollout's experts replayed."""
+    told, weights = two[case]
+    assert_same(told, one["grpo"][0])
+    assert told[-1]["reward"] != told[0]["reward"]
+    assert weights == pytest.approx(one["grpo"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("case", ["sft:sparse:1", "grpo:sparse:3"])
+def test_what_two_ranks_saved_one_process_goes_on_from(folder: Path, one: Results, two: Results, case: str) -> None:
+    kind = case.partition(":")[0]
+    told, weights = on_ranks.run(f"{kind}:sparse:0:{middle(folder, case, f'one-{kind}')}", folder)
+    assert_same(told, one[kind][0][RESUMED_AT:])
+    assert weights == pytest.approx(one[kind][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize(("size", "zero"), [(3, 3), (4, 2)])
+def test_what_two_ranks_saved_more_ranks_go_on_from(
+    folder: Path, one: Results, two: Results, size: int, zero: int
+) -> None:
+    kept = middle(folder, "sft:sparse:3", f"{size}-sft")
+    [(told, weights)] = ranks.start(PROGRAM, size, folder, f"sft:sparse:{zero}:{kept}").values()
+    assert_same(told, one["sft"][0][RESUMED_AT:])
+    assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Distributed(ranks=2, zero=zero) for zero in (0, 1, 2, 3)]
+    + [Distributed(ranks=2, zero=2, offload="optimizer"), Distributed(ranks=2, zero=3, offload="all")],
+    ids=str,
+)
+def test_every_base_configuration_leaves_to_params_what_is_theirs(options: Distributed) -> None:
+    assert distributed.base_config(options)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [({"gradient_clipping": 1.0}, "gradient_clipping"), ({"zero_optimization": {"stage": 1}}, "stage")],
+)
+def test_a_base_configuration_that_sets_what_params_decide_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], key: str
+) -> None:
+    monkeypatch.setattr(distributed, "CONFIGS", tmp_path)
+    (tmp_path / "zero0.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"zero0.json: {key}: must not be set here"):
+        distributed.base_config(Distributed(ranks=2))
