@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
-from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import OnPolicy, Sampling
 from pipeline.training.batches import Example
@@ -81,7 +80,7 @@ def _rewritten(example: Example, completion: Completion) -> Example:
 def student_engine(
     student: Decoder, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], options: OnPolicy, seed: int
 ) -> Generate:
-    """An engine over the student's weights as they are, with room for these examples' prompts. It is kept.
+    """An engine over the student's own weights, with room for these examples' prompts. It is kept from step to step.
 
     Raises InputError where the longest prompt and `max_new_tokens` do not fit into the student together.
     """
@@ -92,11 +91,9 @@ def student_engine(
             f"be at most the student's max_position_embeddings = {room}"
         )
     slots, length = min(options.slots, options.prompts), longest + options.max_new_tokens
-    merged = Merged(student)
-    engine = Engine(merged.decoder, tokenizer, seed=seed, slots=slots, max_length=length)
+    engine = Engine(student, tokenizer, seed=seed, slots=slots, max_length=length)
 
     def generate(requests: Sequence[Request]) -> Iterator[Completion]:
-        merged.refresh()
         places = {engine.submit(request): place for place, request in enumerate(requests)}  # it counts on for ever
         for completion in engine.run():
             yield replace(completion, request=places[completion.request])

@@ -17,7 +17,6 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
-from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO, Sampling
 from pipeline.records import Problem
@@ -122,7 +121,7 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
 def rollout_engine(
     policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Line, options: GRPO, seed: int
 ) -> Generate:
-    """An engine over the policy's weights as they are, with room for these questions. It is kept from step to step.
+    """An engine over the policy's own weights, with room for these questions. It is kept from step to step.
 
     Raises InputError where the longest prompt and `max_new_tokens` do not fit into the model together.
     """
@@ -132,9 +131,8 @@ def rollout_engine(
             f"max_new_tokens = {options.max_new_tokens}: must, with the longest prompt's {questions.longest} tokens, "
             f"be at most the model's max_position_embeddings = {room}"
         )
-    merged = Merged(policy)
     engine = Engine(
-        merged.decoder,
+        policy,
         tokenizer,
         seed=seed,
         slots=min(options.slots, options.prompts * options.group),
@@ -143,7 +141,6 @@ def rollout_engine(
     )
 
     def generate(requests: Sequence[Request]) -> Iterator[Completion]:
-        merged.refresh()
         places = {engine.submit(request): place for place, request in enumerate(requests)}  # it counts on for ever
         for completion in engine.run():
             yield replace(completion, request=places[completion.request])
