@@ -23,7 +23,7 @@ from pipeline.params import Training
 from pipeline.training.batches import Example
 from pipeline.training.engine import TorchEngine
 from pipeline.training.examples import text_examples
-from pipeline.training.loop import Objective, train_step
+from pipeline.training.loop import Figures, Objective, train_step
 from pipeline.training.memory import prepare
 
 
@@ -65,9 +65,9 @@ class Trainer:
     batch: int
     options: Training
 
-    def step(self, number: int) -> None:
+    def step(self, number: int) -> Figures:
         chosen = self.examples[number * self.batch : (number + 1) * self.batch]
-        train_step(self.engine, self.decoder, chosen, self.options, number)
+        return train_step(self.engine, self.decoder, chosen, self.options, number)
 
 
 def trainer(model: Path, batch: int, steps: int, dtype: str, rank: int, checkpoint_activations: bool) -> Trainer:
