@@ -10,12 +10,13 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.bench.adapter import adapter_options
-from pipeline.bench.peak import peak_bytes
+from pipeline.bench.peak import peak_after
 from pipeline.errors import InputError
 from pipeline.generation.requests import Completion
 from pipeline.model.checkpoint import load_model
@@ -110,12 +111,12 @@ def run(
     All weights learn, or with `rank` above 0 an adapter on every matrix.
     `step_s`, `rollout_s` and `update_s` are medians in seconds, the first step left out; the rates are of such a step;
     `peak_rss_mib` is the whole process's, `peak_tensors_mib` that of all tensors in two steps of a second training,
-    from its loading on.
+    its models' included.
     """
     if steps < 2:
         raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
-    given = (model, prompts, group, new_tokens, steps, dtype, rank, checkpoint_activations)
-    step = trainer(*given)
+    make = partial(trainer, model, prompts, group, new_tokens, steps, dtype, rank, checkpoint_activations)
+    step = make()
     seconds, figures = [], []
     for number in range(steps):
         start = time.perf_counter()
@@ -125,12 +126,6 @@ def run(
     samples = prompts * group
     tokens = statistics.mean(figure["length"] for figure in figures) * samples
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-    def again() -> None:
-        other = trainer(*given)
-        for number in range(2):
-            other.run(number, number * prompts)
-
     return {
         "dtype": dtype,
         "batch": samples,
@@ -141,5 +136,5 @@ def run(
         "samples_per_s": round(samples / step_s, 2),
         "completion_tokens_per_s": round(tokens / step_s, 1),
         "peak_rss_mib": peak_rss,
-        "peak_tensors_mib": peak_bytes(again) // 2**20,
+        "peak_tensors_mib": peak_after(make, lambda other: [other.run(0, 0), other.run(1, prompts)]) // 2**20,
     }

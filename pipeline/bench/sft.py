@@ -10,10 +10,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.bench.adapter import adapter_options
-from pipeline.bench.peak import peak_bytes
+from pipeline.bench.peak import peak_after
 from pipeline.errors import InputError
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
@@ -22,7 +23,7 @@ from pipeline.params import Training
 from pipeline.training.batches import Example
 from pipeline.training.engine import TorchEngine
 from pipeline.training.examples import text_examples
-from pipeline.training.loop import Objective, train_step
+from pipeline.training.loop import Figures, Objective, train_step
 from pipeline.training.memory import prepare
 
 
@@ -64,9 +65,9 @@ class Trainer:
     batch: int
     options: Training
 
-    def step(self, number: int) -> None:
+    def step(self, number: int) -> Figures:
         chosen = self.examples[number * self.batch : (number + 1) * self.batch]
-        train_step(self.engine, self.decoder, chosen, self.options, number)
+        return train_step(self.engine, self.decoder, chosen, self.options, number)
 
 
 def trainer(model: Path, batch: int, steps: int, dtype: str, rank: int, checkpoint_activations: bool) -> Trainer:
@@ -96,11 +97,12 @@ def run(
     All weights learn, or with `rank` above 0 an adapter on every matrix.
     `tokens_per_s` counts the texts' tokens, without the end-of-sequence token that is trained too; `step_s` is the
     median in seconds, the first step left out; `peak_rss_mib` is the whole process's, `peak_tensors_mib` that of all
-    tensors in two steps of a second training, from its loading on.
+    tensors in two steps of a second training, its model's included.
     """
     if steps < 2:
         raise InputError(f"steps = {steps}: must be at least 2, as the first one is left out")
-    trained = trainer(model, batch, steps, dtype, rank, checkpoint_activations)
+    make = partial(trainer, model, batch, steps, dtype, rank, checkpoint_activations)
+    trained = make()
     tokens = sum(len(example) - 1 for example in trained.examples)
     seconds = []
     for step in range(steps):
@@ -109,17 +111,11 @@ def run(
         seconds.append(time.perf_counter() - start)
     step_s = statistics.median(seconds[1:])
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-    def again() -> None:
-        other = trainer(model, batch, steps, dtype, rank, checkpoint_activations)
-        other.step(0)
-        other.step(1)
-
     return {
         "dtype": dtype,
         "batch": batch,
         "step_s": round(step_s, 4),
         "tokens_per_s": round(tokens / steps / step_s, 1),
         "peak_rss_mib": peak_rss,
-        "peak_tensors_mib": peak_bytes(again) // 2**20,
+        "peak_tensors_mib": peak_after(make, lambda other: [other.step(0), other.step(1)]) // 2**20,
     }

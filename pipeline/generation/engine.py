@@ -6,6 +6,7 @@ and, behind them, the whole prompts of the sequences that have just got a slot; 
 step, and a prompt costs its tokens and nothing else. A prompt of many samples goes through the model once; its samples
 start from copies of its cache rows.
 The engine reads the model's weights where they are, and derives nothing from them: train, and the next step follows.
+Only of an adapted model it makes what its adapter changes, anew when requests come after an idle time.
 """
 
 import reprlib
@@ -24,7 +25,7 @@ from pipeline.generation.requests import Completion, Finish, Likelihood, Piece, 
 from pipeline.generation.sampler import Options, sample
 from pipeline.generation.slots import Job, Slots
 from pipeline.generation.text import TextStream, decode
-from pipeline.model.adapter import is_adapted
+from pipeline.model.adapter import Merged
 from pipeline.model.cache import SlotCache
 from pipeline.model.decoder import Decoder
 from pipeline.model.decoding import NativeDecoding
@@ -93,7 +94,8 @@ class Engine:
             )
         if record_experts and config.mixture is None:
             raise InputError(f"record_experts: a {config.model_type} model has no experts to record")
-        assert not is_adapted(model), "what answers is `Merged`: the cache and the kernels know no adapter"
+        self._merged = Merged(model)
+        model = self._merged.decoder
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
         self._device, self._prefill_tokens = model.unembedding.device, prefill_tokens
         self._ends = np.array(sorted(end_tokens(model, tokenizer)), dtype=np.int64)
@@ -129,6 +131,8 @@ class Engine:
                 f"prompt of {len(request.prompt)} tokens and max_new_tokens = {request.sampling.max_new_tokens} of "
                 f"{name}: must together be at most max_length = {self.max_length}"
             )
+        if not self.busy:
+            self._merged.refresh()
         self._waiting.append(Job(self._submitted, request, stream))
         self._submitted += 1
         return self._submitted - 1

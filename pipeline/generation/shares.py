@@ -1,6 +1,6 @@
 """One engine on each rank, which together answer what all of them are asked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.generation.engine import Engine
@@ -14,13 +14,11 @@ class SharedEngine:
     The samples of a request stay together. A text does not depend on who writes it, as its random numbers are its own.
     """
 
-    def __init__(self, engine: Engine, refresh: Callable[[], None] = lambda: None) -> None:
-        """`refresh` brings the engine's weights up to date; it is called before anything is written."""
-        self._engine, self._refresh = engine, refresh
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Completions in any order; `Completion.request` counts within this call."""
-        self._refresh()
         costs = [len(request.prompt) + request.samples * request.sampling.max_new_tokens for request in requests]
         own = deal(costs, world().size)[world().rank]
         places = {self._engine.submit(requests[place]): place for place in own}  # the engine counts on for ever

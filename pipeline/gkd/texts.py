@@ -17,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
 from pipeline.generation.shares import SharedEngine
-from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import OnPolicy, Sampling
 from pipeline.training.batches import Example
@@ -82,7 +81,7 @@ def _rewritten(example: Example, completion: Completion) -> Example:
 def student_engine(
     student: Decoder, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], options: OnPolicy, seed: int
 ) -> Generate:
-    """An engine over the student's weights as they are, with room for these examples' prompts. It is kept.
+    """An engine over the student's own weights, with room for these examples' prompts. It is kept from step to step.
 
     Raises InputError where the longest prompt and `max_new_tokens` do not fit into the student together.
     """
@@ -93,6 +92,4 @@ def student_engine(
             f"be at most the student's max_position_embeddings = {room}"
         )
     slots, length = min(options.slots, -(-options.prompts // world().size)), longest + options.max_new_tokens
-    merged = Merged(student)
-    engine = Engine(merged.decoder, tokenizer, seed=seed, slots=slots, max_length=length)
-    return SharedEngine(engine, merged.refresh)
+    return SharedEngine(Engine(student, tokenizer, seed=seed, slots=slots, max_length=length))

@@ -90,6 +90,8 @@ class Merged:
     @torch.no_grad()
     def refresh(self) -> None:
         """Follow the adapter, which has learned."""
+        if self.decoder is self._adapted:
+            return
         weights = dict(self.decoder.named_parameters())
         for name, weight, change in adapted_weights(self._adapted):
             weights[name].copy_(change.added_to(weight))

@@ -37,9 +37,7 @@ class PolicyObjective(nn.Module):
         self._options = options
 
     def forward(self, batch: PolicyBatch, reference: Tensor | None = None) -> Terms:
-        flat = batch.flat
-        output = self.decoder(flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay)
-        log_probabilities, entropy = _log_probabilities(output, self.decoder, batch, self._options.temperature)
+        output, log_probabilities, entropy = _predict(self.decoder, batch, self._options.temperature)
         policy = policy_loss(log_probabilities, entropy, reference, batch, self._options.loss)
         sparse = bool(output.routing)
         return Terms(
@@ -58,23 +56,17 @@ class Reference:
     """
 
     def __init__(self, policy: Decoder, options: GRPO) -> None:
+        adapted = is_adapted(policy)
+        self._decoder = policy if adapted else copy.deepcopy(policy).requires_grad_(False)
+        self._adapter = {name: part.detach().clone() for name, part in learning(policy).items()} if adapted else None
         self._options = options
-        self._decoder, self._adapter = policy, None
-        if is_adapted(policy):
-            self._adapter = {name: tensor.detach().clone() for name, tensor in learning(policy).items()}
-        else:
-            self._decoder = copy.deepcopy(policy).requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, batch: PolicyBatch) -> Tensor:
         """Log-probabilities (P,) float32 of a run's predictions."""
-        decoder = self._decoder
         bfloat16 = self._options.dtype == "bfloat16"
         with torch.autocast(batch.engine.device.type, torch.bfloat16, enabled=bfloat16):
-            flat = batch.flat
-            given = (flat.tokens, flat.positions, PackedSequences(flat.lengths))
-            output = decoder(*given) if self._adapter is None else functional_call(decoder, self._adapter, given)
-            return _log_probabilities(output, decoder, batch, self._options.temperature)[0]
+            return _predict(self._decoder, batch, self._options.temperature, replay=False, adapter=self._adapter)[1]
 
     def become(self, policy: Decoder, engine: Engine) -> None:
         """The policy as it is now; `engine` knows where its weights are."""
@@ -95,9 +87,21 @@ class Reference:
             tensor.copy_(state[name].view_as(tensor))
 
 
-def _log_probabilities(
-    output: Output, decoder: Decoder, batch: PolicyBatch, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (P,) of each prediction at the sampling temperature."""
+def _predict(
+    decoder: Decoder,
+    batch: PolicyBatch,
+    temperature: float,
+    *,
+    replay: bool = True,
+    adapter: dict[str, Tensor] | None = None,
+) -> tuple[Output, Tensor, Tensor]:
+    """The decoder's output, and log-probability and entropy (P,) of each prediction at the sampling temperature.
+
+    `adapter` takes the place of the decoder's own.
+    """
     flat = batch.flat
-    return token_log_probabilities(output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature)
+    given = (flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay if replay else None)
+    output = decoder(*given) if adapter is None else functional_call(decoder, adapter, given)
+    return output, *token_log_probabilities(
+        output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature
+    )

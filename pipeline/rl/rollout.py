@@ -18,7 +18,6 @@ from pipeline.errors import InputError
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
 from pipeline.generation.shares import SharedEngine
-from pipeline.model.adapter import Merged
 from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO, Sampling
 from pipeline.records import Problem
@@ -124,7 +123,7 @@ def rollout(generate: Generate, questions: Sequence[Question], place: int, optio
 def rollout_engine(
     policy: Decoder, tokenizer: PreTrainedTokenizerFast, questions: Line, options: GRPO, seed: int
 ) -> Generate:
-    """An engine over the policy's weights as they are, with room for these questions. It is kept from step to step.
+    """An engine over the policy's own weights, with room for these questions. It is kept from step to step.
 
     Of several ranks each has an engine, for its share of the questions.
 
@@ -136,14 +135,13 @@ def rollout_engine(
             f"max_new_tokens = {options.max_new_tokens}: must, with the longest prompt's {questions.longest} tokens, "
             f"be at most the model's max_position_embeddings = {room}"
         )
-    merged = Merged(policy)
     share = -(-options.prompts // world().size)
     engine = Engine(
-        merged.decoder,
+        policy,
         tokenizer,
         seed=seed,
         slots=min(options.slots, share * options.group),
         max_length=questions.longest + options.max_new_tokens,
         record_experts=options.replay_experts,
     )
-    return SharedEngine(engine, merged.refresh)
+    return SharedEngine(engine)
