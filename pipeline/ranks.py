@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
@@ -47,24 +48,25 @@ def launch(stage: str, root: Path, params: Params) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ |= _environment(params)
-    config = LaunchConfig(
-        min_nodes=params.distributed.nodes,
-        max_nodes=params.distributed.nodes,
-        nproc_per_node=params.distributed.ranks,
-        run_id=stage,
-        max_restarts=0,
-        monitor_interval=0.2,
-        shutdown_timeout=SHUTDOWN,
-        logs_specs=DefaultLogsSpecs(str(root / "runs" / stage / "torchrun")),
-        **where,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "pipeline", stage)
-    except SignalException as signalled:
-        return 128 + signalled.sigval
-    except ChildFailedError as failed:
-        number, failure = failed.get_first_failure()
-        return _ended(stage, root, number, failure.exitcode)
+    with TemporaryDirectory(prefix="r1flow-torchrun-") as folder:  # of logs that are not redirected to it
+        config = LaunchConfig(
+            min_nodes=params.distributed.nodes,
+            max_nodes=params.distributed.nodes,
+            nproc_per_node=params.distributed.ranks,
+            run_id=stage,
+            max_restarts=0,
+            monitor_interval=0.2,
+            shutdown_timeout=SHUTDOWN,
+            logs_specs=DefaultLogsSpecs(folder),
+            **where,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "pipeline", stage)
+        except SignalException as signalled:
+            return 128 + signalled.sigval
+        except ChildFailedError as failed:
+            number, failure = failed.get_first_failure()
+            return _ended(stage, root, number, failure.exitcode)
     return 0
 
 

@@ -45,6 +45,16 @@ def test_the_root_is_found_from_below_and_missed_outside(
         project_root(tmp_path_factory.mktemp("elsewhere"))
 
 
+def test_a_rank_that_does_not_lead_ends_where_outputs_begin(project: Path) -> None:
+    def silent(*told: object) -> None:
+        pass
+
+    job = Job("first", project, "key", silent, silent, leads=False)
+    with pytest.raises(SystemExit) as ended:
+        job.output("model")
+    assert ended.value.code == 0
+
+
 def test_a_missing_input_says_which_stage_makes_it(project: Path) -> None:
     job = Job("second", project, "0", lambda metrics, step: None, lambda name, step, rows: None)
     with pytest.raises(InputError, match="run stage first first"):
