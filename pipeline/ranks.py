@@ -43,11 +43,11 @@ def wanted(stage: str, root: Path) -> Params | None:
 def launch(stage: str, root: Path, params: Params) -> int:
     """Run the stage on all ranks of this node. Returns the exit status that says how it ended."""
     where = _rendezvous(params.distributed, os.environ)
+    os.environ |= _environment(params)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ |= _environment(params)
     with TemporaryDirectory(prefix="r1flow-torchrun-") as folder:  # of logs that are not redirected to it
         config = LaunchConfig(
             min_nodes=params.distributed.nodes,
