@@ -288,6 +288,8 @@ class DeepSpeedEngine:
             }
             for name in vars(part).keys() - attributes:
                 delattr(part, name)
+        if whole:
+            self._module.to("cpu")  # buffers, as they are beside parameters that lie there now
 
     @torch.no_grad()
     def _mapped(self, scratch: Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What test_distributed.py runs on one rank or several: `python -m tests.unit.training.on_ranks FOLDER CASE…`.
 
-A case is `KIND:ZERO`, or `KIND:ZERO:FOLDER`, which goes on from the checkpoints there.
+A case is `KIND:MODEL:ZERO`, or with `:FOLDER`, which goes on from the checkpoints there; ZERO may have what is offloaded
+behind it, as `3all`.
 """
 
 import json
@@ -76,7 +77,8 @@ KINDS: dict[str, Callable[[str, Distributed, Path], tuple[Figures, float]]] = {"
 def run(case: str, folder: Path) -> tuple[Figures, float]:
     kind, model_type, zero, *scratch = case.split(":")
     alone = world().alone
-    distributed = Distributed() if alone else Distributed(ranks=world().size, zero=int(zero))  # type: ignore[arg-type]
+    split = {"zero": int(zero[0]), "offload": zero[1:] or "none"}
+    distributed = Distributed() if alone else Distributed.model_validate({"ranks": world().size, **split})
     place = Path(scratch[0]) if scratch else folder / f"{kind}-{model_type}-{zero}-{world().size}"
     return KINDS[kind](model_type, distributed, place)
 

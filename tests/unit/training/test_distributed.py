@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # the loss of GRPO comes near to 0, where only the absolute difference has a meaning
 PROGRAM = "tests.unit.training.on_ranks"
 RESUMED_AT = 8
+SUPERVISED = ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3", "sft:sparse:3all"]
+REINFORCED = ["grpo:sparse:1", "grpo:sparse:3"]
 Results = dict[str, Any]
 
 
@@ -38,8 +40,7 @@ def one(folder: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
-    cases = [*(f"sft:sparse:{zero}" for zero in range(4)), "grpo:sparse:1", "grpo:sparse:3"]
-    return ranks.start(PROGRAM, 2, folder, *cases)
+    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *REINFORCED)
 
 
 def middle(folder: Path, case: str, name: str) -> Path:
@@ -57,14 +58,14 @@ def assert_same(told: list[dict[str, float]], expected: list[dict[str, float]]) 
             assert math.isclose(value, others[name], rel_tol=RELATIVE, abs_tol=ABSOLUTE), (step, name, figures, others)
 
 
-@pytest.mark.parametrize("case", ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3"])
+@pytest.mark.parametrize("case", SUPERVISED)
 def test_two_ranks_train_as_one_process(one: Results, two: Results, case: str) -> None:
     told, weights = two[case]
     assert_same(told, one["sft"][0])
     assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
 
 
-@pytest.mark.parametrize("case", ["grpo:sparse:1", "grpo:sparse:3"])
+@pytest.mark.parametrize("case", REINFORCED)
 def test_two_ranks_reinforce_as_one_process(one: Results, two: Results, case: str) -> None:
     """With two updates a rollout, a reference that is renewed, and the rollout's experts replayed."""
     told, weights = two[case]
