@@ -37,6 +37,16 @@ def test_the_key_follows_code_and_params_and_nothing_else(project: Path) -> None
     assert len({key, changed, identity(project, "first").key}) == 3
 
 
+def test_a_run_goes_on_with_another_number_of_ranks(project: Path) -> None:
+    dag, params = project / "dvc.yaml", project / "params.yaml"
+    dag.write_text(dag.read_text().replace("[seed, first]", "[seed, first, distributed]"))
+    params.write_text(params.read_text() + "distributed: {ranks: 2}\n")
+    two = identity(project, "first")
+    params.write_text(params.read_text().replace("ranks: 2", "ranks: 3"))
+    three = identity(project, "first")
+    assert (three.key, three.params["distributed"]) == (two.key, {"ranks": 3})
+
+
 def test_the_root_is_found_from_below_and_missed_outside(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

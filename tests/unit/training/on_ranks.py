@@ -1,7 +1,7 @@
 """What test_distributed.py runs on one rank or several: `python -m tests.unit.training.on_ranks FOLDER CASE…`.
 
-A case is `KIND:MODEL:ZERO`, or with `:FOLDER`, which goes on from the checkpoints there; ZERO may have what is offloaded
-behind it, as `3all`.
+A case is `KIND:MODEL:ZERO`, or with `:FOLDER`, which goes on from the checkpoints there; ZERO may have what is
+offloaded behind it, as `3all`.
 """
 
 import json
