@@ -19,17 +19,13 @@ from typing import Any
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, read_stages
 from pipeline.params import Distributed, Params, load_params
+from pipeline.process import RANK_TIMEOUT
 from pipeline.state import amend
 
 NODE, RENDEZVOUS = "R1FLOW_NODE_RANK", "R1FLOW_RENDEZVOUS"
 SHUTDOWN = 8  # seconds between SIGTERM and SIGKILL: less than a supervisor's grace (flows/supervise.py)
 MEET = 300  # seconds in which all nodes have to come
 SAID = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
-
-
-def is_rank() -> bool:
-    """Whether this process is one that torchrun started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def wanted(stage: str, root: Path) -> Params | None:
@@ -102,7 +98,7 @@ def _environment(params: Params) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS") or params.machine.threads or os.cpu_count() or 1
     share = str(max(1, int(threads) // params.distributed.ranks))
     return {
-        "R1FLOW_RANK_TIMEOUT": str(60 * params.machine.rank_timeout_minutes),
+        RANK_TIMEOUT: str(60 * params.machine.rank_timeout_minutes),
         "OMP_NUM_THREADS": share,
         "POLARS_MAX_THREADS": share,
         "LOGLEVEL": "CRITICAL",  # torchrun's own account of what is told here in a line

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import world
+from pipeline import process, world
 from pipeline.world import deal
 
 
@@ -28,6 +28,16 @@ def test_alone_nothing_is_shared_and_nothing_is_copied() -> None:
     assert world.largest(figures) is figures
     assert world.gathered("said") == ["said"]
     assert world.led(len) is len
+
+
+def test_a_process_that_torchrun_did_not_start_is_alone_whatever_others_put_into_its_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert process.rank() == 0
+    world.world.cache_clear()
+    assert world.world().alone
 
 
 @pytest.mark.slow
