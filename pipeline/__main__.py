@@ -18,9 +18,9 @@ from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
-from pipeline.params import Params, load_params
-from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, rank, spin_briefly
-from pipeline.ranks import is_rank, launch, let_the_first_speak, wanted
+from pipeline.params import Distributed, Params, load_params
+from pipeline.process import die_with_parent, exit_on_signals, is_rank, keep_freed_memory, rank, spin_briefly
+from pipeline.ranks import launch, let_the_first_speak, wanted
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
 
@@ -55,7 +55,8 @@ def run_stage(stage: str, root: Path) -> None:
     with Attempt(root, stage) as attempt:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         attempt.update(key=work.key)
-        account = Account(root, stage, work.key, params.machine)
+        ranks = params.distributed if is_rank() else Distributed()
+        account = Account(root, stage, work.key, params.machine, ranks)
         account.require_budget()
         settle(params)
         module = _module(stage)

@@ -28,11 +28,12 @@ from pipeline.errors import BudgetExceededError, InputError
 from pipeline.files import write_json
 from pipeline.gauges import Device, Energy, device, peak_device_memory, peak_memory
 from pipeline.job import Work
-from pipeline.params import Machine
+from pipeline.params import Distributed, Machine
 from pipeline.state import read_state
 
 KEPT = 4  # checkpoints whose work is remembered: a loop goes on from one of the newest two
 NOTHING = Work()
+ALONE = Distributed()
 FIRST_STEPS = 3  # of an attempt, from which its rate is taken before there is a checkpoint; the very first is slow
 SAMPLE_SECONDS = 5.0  # between two looks at the energy counters, which start over now and then
 
@@ -123,8 +124,9 @@ class Part:
 class Account:
     """Keeps the cost of one attempt at a stage, from its making to `close`; a `pipeline.job.Meter`."""
 
-    def __init__(self, root: Path, stage: str, key: str, machine: Machine) -> None:
-        self._root, self._stage, self._machine = root, stage, machine
+    def __init__(self, root: Path, stage: str, key: str, machine: Machine, ranks: Distributed = ALONE) -> None:
+        """`ranks`: the processes of this attempt, of which this one is the first; each has the like device."""
+        self._root, self._stage, self._machine, self._ranks = root, stage, machine, ranks
         self._path = _file(root, stage, key)
         self._before = _read(self._path) or Cost()
         self._parts: dict[str, Part] = {}
@@ -168,7 +170,7 @@ class Account:
 
     def cost(self) -> Cost:
         """Of the work up to now."""
-        before, used = self._before, device()
+        before, used = self._before, self._devices()
         seconds = time.monotonic() - self._started
         hours = seconds * used.count / 3600
         return Cost(
@@ -185,6 +187,11 @@ class Account:
             work=sum((part.work for part in self._parts.values()), NOTHING),
             kept=before.kept | {name: part.kept for name, part in self._parts.items() if part.kept},
         )
+
+    def _devices(self) -> Device:
+        """Of all ranks. Those of one node share its CPU."""
+        used = device()
+        return replace(used, count=used.count * (self._ranks.nodes if used.kind == "cpu" else self._ranks.world))
 
     def _price(self, used: Device) -> float:
         return self._machine.prices.of(used.name, used.kind)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +83,7 @@ UNMETERED = Unmetered()
 
 DAG_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"
+RANKS = "distributed"  # the section of params that changes no more than rounding
 MEMBER = "@"  # between a group of stages and the key of one of them, as DVC writes it
 
 
@@ -211,8 +212,9 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """Hash (16 hex digits): equal for equal work."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash (16 hex digits): equal for equal work, which goes on from its checkpoints on any number of ranks."""
+        params = {name: values for name, values in self.params.items() if name != RANKS}
+        return hashlib.sha256(json.dumps([self.deps, params], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def require_stage(root: Path, stage: str) -> None:

@@ -20,9 +20,18 @@ _LARGE_PAGE = 2**21
 _M_MMAP_THRESHOLD = -3
 
 
+RANK_TIMEOUT = "R1FLOW_RANK_TIMEOUT"
+"""Environment variable of the ranks: seconds that one waits for the others before it gives them up."""
+
+
+def is_rank() -> bool:
+    """Whether torchrun started this process, as one of those that train a model together."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def rank() -> int:
-    """The number of this process among those that train one model, as torchrun gives it; 0 where there is one."""
-    return int(os.environ.get("RANK", "0"))
+    """The number of this process among them; 0 where it is alone."""
+    return int(os.environ["RANK"]) if is_rank() else 0
 
 
 def die_with_parent() -> None:

@@ -13,22 +13,19 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, read_stages
 from pipeline.params import Distributed, Params, load_params
+from pipeline.process import RANK_TIMEOUT
 from pipeline.state import amend
 
 NODE, RENDEZVOUS = "R1FLOW_NODE_RANK", "R1FLOW_RENDEZVOUS"
 SHUTDOWN = 8  # seconds between SIGTERM and SIGKILL: less than a supervisor's grace (flows/supervise.py)
 MEET = 300  # seconds in which all nodes have to come
 SAID = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
-
-
-def is_rank() -> bool:
-    """Whether this process is one that torchrun started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def wanted(stage: str, root: Path) -> Params | None:
@@ -42,29 +39,30 @@ def wanted(stage: str, root: Path) -> Params | None:
 def launch(stage: str, root: Path, params: Params) -> int:
     """Run the stage on all ranks of this node. Returns the exit status that says how it ended."""
     where = _rendezvous(params.distributed, os.environ)
+    os.environ |= _environment(params)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ |= _environment(params)
-    config = LaunchConfig(
-        min_nodes=params.distributed.nodes,
-        max_nodes=params.distributed.nodes,
-        nproc_per_node=params.distributed.ranks,
-        run_id=stage,
-        max_restarts=0,
-        monitor_interval=0.2,
-        shutdown_timeout=SHUTDOWN,
-        logs_specs=DefaultLogsSpecs(str(root / "runs" / stage / "torchrun")),
-        **where,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "pipeline", stage)
-    except SignalException as signalled:
-        return 128 + signalled.sigval
-    except ChildFailedError as failed:
-        number, failure = failed.get_first_failure()
-        return _ended(stage, root, number, failure.exitcode)
+    with TemporaryDirectory(prefix="r1flow-torchrun-") as folder:  # of logs that are not redirected to it
+        config = LaunchConfig(
+            min_nodes=params.distributed.nodes,
+            max_nodes=params.distributed.nodes,
+            nproc_per_node=params.distributed.ranks,
+            run_id=stage,
+            max_restarts=0,
+            monitor_interval=0.2,
+            shutdown_timeout=SHUTDOWN,
+            logs_specs=DefaultLogsSpecs(folder),
+            **where,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "pipeline", stage)
+        except SignalException as signalled:
+            return 128 + signalled.sigval
+        except ChildFailedError as failed:
+            number, failure = failed.get_first_failure()
+            return _ended(stage, root, number, failure.exitcode)
     return 0
 
 
@@ -100,7 +98,7 @@ def _environment(params: Params) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS") or params.machine.threads or os.cpu_count() or 1
     share = str(max(1, int(threads) // params.distributed.ranks))
     return {
-        "R1FLOW_RANK_TIMEOUT": str(60 * params.machine.rank_timeout_minutes),
+        RANK_TIMEOUT: str(60 * params.machine.rank_timeout_minutes),
         "OMP_NUM_THREADS": share,
         "POLARS_MAX_THREADS": share,
         "LOGLEVEL": "CRITICAL",  # torchrun's own account of what is told here in a line

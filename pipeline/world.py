@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import EXPECTED
+from pipeline.process import RANK_TIMEOUT, is_rank
 
 Value = TypeVar("Value")
 Arguments = ParamSpec("Arguments")
-
-TIMEOUT = "R1FLOW_RANK_TIMEOUT"
-"""Environment variable of the ranks: seconds that one waits for the others before it gives them up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class World:
 @cache
 def world() -> World:
     """The world that torchrun made, joined at the first call; a process that it did not start is alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
     if size == 1:
         return World()
     import torch.distributed as dist
@@ -52,7 +50,7 @@ def world() -> World:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get(TIMEOUT, "600"))))
+    dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get(RANK_TIMEOUT, "600"))))
     return World(dist.get_rank(), size)
 
 

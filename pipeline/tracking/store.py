@@ -1,7 +1,8 @@
 """MLflow's store: where it is, how it is opened, and whether it answers.
 
 The default store is SQLite under runs/mlflow. Two processes that meet a new store at once would both migrate its
-database, so it is opened under a file lock.
+database, so it is opened under a file lock. A kill in the middle of that would leave a database that MLflow refuses
+for ever, so a new one gets its name when it is done.
 """
 
 import fcntl
@@ -74,9 +75,22 @@ def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
     load()
     from mlflow import MlflowClient
 
+    if options.uri is None and not store_file(root).exists():
+        _make_database(store_file(root))
     client = MlflowClient(options.uri or f"sqlite:///{store_file(root)}")
     experiment = client.get_experiment_by_name(options.experiment)
     if experiment is not None:
         return client, experiment.experiment_id
     artifacts = (store_file(root).parent / "artifacts").as_uri() if options.uri is None else None
     return client, client.create_experiment(options.experiment, artifact_location=artifacts)
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's database, whole or not there."""
+    from mlflow import MlflowClient
+
+    unfinished = path.with_name(f".{path.name}.new")
+    for file in path.parent.glob(f"{unfinished.name}*"):  # with what SQLite keeps beside it
+        file.unlink()
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(path)

@@ -7,7 +7,6 @@ that any number of processes, one with plain torch too, goes on from it.
 None of DeepSpeed's own operators is compiled: the optimiser is torch's.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,56 +18,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
 from pipeline.model.decoder import Block, Decoder
 from pipeline.params import Distributed, Optimisation
 from pipeline.training.engine import Permit, State, always, kept_buffers, random_state, set_random_state
 from pipeline.training.optimiser import AdamW, adamw, gradient_norm
 from pipeline.training.pieces import piece_name
+from pipeline.training.zero import OURS, base_config
 from pipeline.world import barrier, world
 
 Item = TypeVar("Item")
 
-CONFIGS = Path(__file__).parents[2] / "infra" / "deepspeed"
 BUCKET = 2**27
 """Numbers that are gathered at a time to be copied."""
-
-
-def base_config(options: Distributed) -> dict[str, Any]:
-    """The files of infra/deepspeed/ for these options. Raises InputError where one sets what params decide."""
-    names = [f"zero{options.zero}"] + ([] if options.offload == "none" else [f"offload_{options.offload}"])
-    config: dict[str, Any] = {}
-    for name in names:
-        path = CONFIGS / f"{name}.json"
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-        zero = read.pop("zero_optimization", {})
-        for key in sorted((read.keys() & OURS.keys()) | (zero.keys() & {"stage"})):
-            raise InputError(f"{path}: {key}: must not be set here: params.yaml decides it")
-        config["zero_optimization"] = config.get("zero_optimization", {}) | zero
-        config |= read
-    return config
-
-
-OURS: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 1,  # in sequences; ours are cut by tokens
-    "train_batch_size": None,
-    "gradient_accumulation_steps": 1,
-    "managed_gradient_accumulation": False,  # a step ends when `step` is called
-    "gradient_clipping": 0.0,  # the optimiser clips on its way
-    "prescale_gradients": False,
-    "gradient_predivide_factor": 1.0,
-    "zero_allow_untested_optimizer": True,  # ours is torch's, by another name
-    "zero_force_ds_cpu_optimizer": False,  # which would have to be compiled
-    "optimizer": None,
-    "scheduler": None,
-    "fp16": None,
-    "bf16": None,
-    "torch_autocast": None,
-}
-"""What DeepSpeed's configuration may not say by itself."""
 
 
 class _Gated(AdamW):
@@ -290,6 +251,8 @@ class DeepSpeedEngine:
             }
             for name in vars(part).keys() - attributes:
                 delattr(part, name)
+        if whole:
+            self._module.to("cpu")  # buffers, as they are beside parameters that lie there now
 
     @torch.no_grad()
     def _mapped(self, scratch: Path) -> dict[str, Tensor]:

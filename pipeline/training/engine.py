@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.model.adapter import is_adapted
 from pipeline.model.decoder import Decoder
 from pipeline.params import Distributed, Optimisation
@@ -145,6 +146,8 @@ def make_engine(module: nn.Module, options: Optimisation, distributed: Distribut
     """Plain torch where this process is alone, DeepSpeed where it is one of several."""
     if world().alone:
         return TorchEngine(module, options)
+    if world().size != distributed.world:
+        raise InputError(f"distributed: {distributed.world} ranks: torchrun has started {world().size}")
     from pipeline.training.distributed import DeepSpeedEngine
 
     return DeepSpeedEngine(module, options, distributed)

@@ -107,10 +107,6 @@ def test_whatever_happens_to_a_rank_all_end_and_the_next_run_goes_on(tmp_path: P
     run.kill()
     assert_ends(run, processes, -signal.SIGKILL)
 
-    run, processes, _ = in_the_middle(root)
-    run.terminate()
-    assert_ends(run, processes, 128 + signal.SIGTERM)
-
     kept = saved(root)
     assert 0 < kept < STEPS
     assert stage(root).wait(timeout=240) == 0

@@ -9,11 +9,12 @@ import pytest
 
 from pipeline.cost import Account, Cost, costs, read_cost
 from pipeline.errors import BudgetExceededError, InputError
+from pipeline.gauges import Device
 from pipeline.job import Meter, Work
 from pipeline.model.checkpoint import disk_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
-from pipeline.params import Machine, Training
+from pipeline.params import Distributed, Machine, Training
 from pipeline.state import Attempt
 from pipeline.training.batches import Example
 from pipeline.training.loop import train
@@ -50,6 +51,16 @@ def account(root: Path, options: Machine, stage: str = "base") -> Account:
     with Attempt(root, stage) as attempt:
         attempt.update(key="k")
     return Account(root, stage, "k", options)
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("cpu", 2), ("cuda", 16)])
+def test_ranks_have_a_gpu_each_and_share_the_cpu_of_their_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, devices: int
+) -> None:
+    monkeypatch.setattr("pipeline.cost.device", lambda: Device("some", kind, 1))
+    cost = Account(tmp_path, "base", "k", machine(), Distributed(ranks=8, nodes=2, zero=2)).cost()
+    assert cost.devices == devices
+    assert cost.device_seconds == pytest.approx(devices * cost.seconds, abs=0.02)
 
 
 def fit(meter: Meter, scratch: Path, dies_at: int | None = None, options: Training = OPTIONS) -> Decoder:

@@ -37,12 +37,32 @@ def test_the_key_follows_code_and_params_and_nothing_else(project: Path) -> None
     assert len({key, changed, identity(project, "first").key}) == 3
 
 
+def test_a_run_goes_on_with_another_number_of_ranks(project: Path) -> None:
+    dag, params = project / "dvc.yaml", project / "params.yaml"
+    dag.write_text(dag.read_text().replace("[seed, first]", "[seed, first, distributed]"))
+    params.write_text(params.read_text() + "distributed: {ranks: 2}\n")
+    two = identity(project, "first")
+    params.write_text(params.read_text().replace("ranks: 2", "ranks: 3"))
+    three = identity(project, "first")
+    assert (three.key, three.params["distributed"]) == (two.key, {"ranks": 3})
+
+
 def test_the_root_is_found_from_below_and_missed_outside(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     assert project_root(project / "code") == project
     with pytest.raises(InputError, match="not an r1flow project"):
         project_root(tmp_path_factory.mktemp("elsewhere"))
+
+
+def test_a_rank_that_does_not_lead_ends_where_outputs_begin(project: Path) -> None:
+    def silent(*told: object) -> None:
+        pass
+
+    job = Job("first", project, "key", silent, silent, leads=False)
+    with pytest.raises(SystemExit) as ended:
+        job.output("model")
+    assert ended.value.code == 0
 
 
 def test_a_missing_input_says_which_stage_makes_it(project: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
+from pipeline.job import DAG_FILE, at, read_yaml
 from pipeline.params import Rewards, load_params
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,14 @@ def _write(document: object, folder: Path) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_file_is_valid(path: Path) -> None:
     load_params(path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_file_has_what_dvc_yaml_names(path: Path) -> None:
+    """DVC refuses to run a stage whose params are not all written down."""
+    stages, document = read_yaml(ROOT / DAG_FILE)["stages"].values(), read_yaml(path)
+    named = {name for stage in stages for name in stage.get("do", stage).get("params", []) if "$" not in name}
+    assert [name for name in named if at(document, name) is None] == []
 
 
 @pytest.mark.parametrize(
@@ -141,6 +150,11 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
             {"rank": 8, "alpha": 16, "targets": ["o_proj"]},
             "recover.adapter: must be null",
         ),
+        ("distributed", {"zero": 2}, "zero and offload need more than one rank"),
+        ("distributed", {"ranks": 2, "offload": "optimizer"}, "offload: optimizer needs zero of at least 1"),
+        ("distributed", {"ranks": 2, "zero": 2, "offload": "all"}, "offload: all needs zero: 3"),
+        ("distributed", {"ranks": 2, "zero": 4}, "distributed.zero: 4: Input should be 0, 1, 2 or 3"),
+        ("distributed", {"ranks": 0}, "distributed.ranks: 0: Input should be greater than or equal to 1"),
         ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
 )

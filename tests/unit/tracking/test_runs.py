@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.params import Tracking
 from pipeline.tracking import Description, Tracker, flatten, git_tags, keep_file
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.store import require_answer
+from pipeline.tracking.store import connect, require_answer
 
 pytestmark = pytest.mark.slow  # opening a new store takes seconds
 
@@ -282,3 +283,15 @@ def test_a_server_that_dies_does_not_take_the_stage_with_it(
         started = time.monotonic()
     assert time.monotonic() - started < 60
     assert "1 figures were never sent" in capsys.readouterr().err
+
+
+def test_a_database_that_a_kill_left_unfinished_is_made_anew(tmp_path: Path) -> None:
+    unfinished = tmp_path / "runs" / "mlflow" / ".mlflow.db.new"
+    unfinished.parent.mkdir(parents=True)
+    with sqlite3.connect(unfinished) as database:  # as in the middle of one of MLflow's migrations
+        database.execute("CREATE TABLE _alembic_tmp_endpoints (endpoint_id TEXT)")
+    database.close()
+    client, experiment = connect(Tracking(), tmp_path)
+    assert client.get_experiment(experiment).name == "r1flow"
+    assert sorted(file.name for file in unfinished.parent.glob("*.db*")) == ["mlflow.db"]
+    assert not unfinished.exists()

@@ -1,9 +1,11 @@
 """What test_distributed.py runs on one rank or several: `python -m tests.unit.training.on_ranks FOLDER CASE…`.
 
-A case is `KIND:ZERO`, or `KIND:ZERO:FOLDER`, which goes on from the checkpoints there.
+A case is `KIND:MODEL:ZERO`, or with `:FOLDER`, which goes on from the checkpoints there; ZERO may have what is
+offloaded behind it, as `3all`.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,9 @@ from pipeline.params import Distributed
 from pipeline.rl import grpo
 from pipeline.rl.health import Health
 from pipeline.rl.rollout import Questions, rollout_engine
-from pipeline.training.engine import acting_copy
-from pipeline.training.loop import train
+from pipeline.training.batches import micro_batches
+from pipeline.training.engine import acting_copy, make_engine
+from pipeline.training.loop import Objective, train
 from pipeline.world import world
 from tests.unit.rl import toys
 from tests.unit.training import test_loop as sft
@@ -66,17 +69,38 @@ def reinforced(model_type: str, distributed: Distributed, scratch: Path) -> tupl
     return told, sum(parameter.detach().double().square().sum().item() for parameter in policy.parameters())
 
 
+def refused(model_type: str, distributed: Distributed, scratch: Path) -> tuple[Figures, float]:
+    """The first update is not permitted, the second one's gradient is not finite; then two that are made."""
+    model = sft.decoder({"sparse": sft.SPARSE, "dense": sft.DENSE}[model_type])
+    options, told = sft.options(), list[dict[str, float]]()
+    engine = make_engine(Objective(model), options, distributed)
+    for permitted, factor in ((False, 1.0), (True, math.inf), (True, 1.0), (True, 1.0)):
+        asked: list[float] = []
+        for batch, weight in micro_batches(sft.examples(12), 40):
+            engine.backward(engine(batch).loss * (weight * factor) / 12)
+        norm = engine.step(0.01, lambda norm, asked=asked, permitted=permitted: asked.append(norm) or permitted)
+        finite = math.isfinite(norm)
+        told.append({"norm": norm if finite else -1.0, "asked": len(asked), "is_it": asked == [norm] or not finite})
+    engine.finish(scratch)
+    return told, sum(parameter.detach().double().square().sum().item() for parameter in model.parameters())
+
+
 def _sober(figures: Any) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if not name.endswith("_s")}
 
 
-KINDS: dict[str, Callable[[str, Distributed, Path], tuple[Figures, float]]] = {"sft": supervised, "grpo": reinforced}
+KINDS: dict[str, Callable[[str, Distributed, Path], tuple[Figures, float]]] = {
+    "sft": supervised,
+    "grpo": reinforced,
+    "refused": refused,
+}
 
 
 def run(case: str, folder: Path) -> tuple[Figures, float]:
     kind, model_type, zero, *scratch = case.split(":")
     alone = world().alone
-    distributed = Distributed() if alone else Distributed(ranks=world().size, zero=int(zero))  # type: ignore[arg-type]
+    split = {"zero": int(zero[0]), "offload": zero[1:] or "none"}
+    distributed = Distributed() if alone else Distributed.model_validate({"ranks": world().size, **split})
     place = Path(scratch[0]) if scratch else folder / f"{kind}-{model_type}-{zero}-{world().size}"
     return KINDS[kind](model_type, distributed, place)
 

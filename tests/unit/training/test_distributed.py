@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.params import Distributed
-from pipeline.training import distributed
+from pipeline.training import zero
 from tests import ranks
 from tests.unit.training import on_ranks
 
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # the loss of GRPO comes near to 0, where only the absolute difference has a meaning
 PROGRAM = "tests.unit.training.on_ranks"
 RESUMED_AT = 8
+SUPERVISED = ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3", "sft:sparse:3all"]
+REINFORCED = ["grpo:sparse:1", "grpo:sparse:3"]
+REFUSED = ["refused:sparse:0", "refused:sparse:2", "refused:sparse:3"]
 Results = dict[str, Any]
 
 
@@ -38,8 +41,7 @@ def one(folder: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
-    cases = [*(f"sft:sparse:{zero}" for zero in range(4)), "grpo:sparse:1", "grpo:sparse:3"]
-    return ranks.start(PROGRAM, 2, folder, *cases)
+    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *REINFORCED, *REFUSED)
 
 
 def middle(folder: Path, case: str, name: str) -> Path:
@@ -57,20 +59,30 @@ def assert_same(told: list[dict[str, float]], expected: list[dict[str, float]]) 
             assert math.isclose(value, others[name], rel_tol=RELATIVE, abs_tol=ABSOLUTE), (step, name, figures, others)
 
 
-@pytest.mark.parametrize("case", ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3"])
+@pytest.mark.parametrize("case", SUPERVISED)
 def test_two_ranks_train_as_one_process(one: Results, two: Results, case: str) -> None:
     told, weights = two[case]
     assert_same(told, one["sft"][0])
     assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
 
 
-@pytest.mark.parametrize("case", ["grpo:sparse:1", "grpo:sparse:3"])
+@pytest.mark.parametrize("case", REINFORCED)
 def test_two_ranks_reinforce_as_one_process(one: Results, two: Results, case: str) -> None:
     """With two updates a rollout, a reference that is renewed, and the rollout's experts replayed."""
     told, weights = two[case]
     assert_same(told, one["grpo"][0])
     assert told[-1]["reward"] != told[0]["reward"]
     assert weights == pytest.approx(one["grpo"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_update_that_is_not_permitted_or_not_finite_is_left_out_on_all_ranks(
+    one: Results, two: Results, case: str
+) -> None:
+    told, weights = two[case]
+    assert_same(told, one["refused"][0])
+    assert all(step["asked"] == 1 for step in told)
+    assert weights == pytest.approx(one["refused"][1], rel=RELATIVE)
 
 
 @pytest.mark.parametrize("case", ["sft:sparse:1", "grpo:sparse:3"])
@@ -81,24 +93,24 @@ def test_what_two_ranks_saved_one_process_goes_on_from(folder: Path, one: Result
     assert weights == pytest.approx(one[kind][1], rel=RELATIVE)
 
 
-@pytest.mark.parametrize(("size", "zero"), [(3, 3), (4, 2)])
+@pytest.mark.parametrize(("size", "level"), [(3, 3), (4, 2)])
 def test_what_two_ranks_saved_more_ranks_go_on_from(
-    folder: Path, one: Results, two: Results, size: int, zero: int
+    folder: Path, one: Results, two: Results, size: int, level: int
 ) -> None:
     kept = middle(folder, "sft:sparse:3", f"{size}-sft")
-    [(told, weights)] = ranks.start(PROGRAM, size, folder, f"sft:sparse:{zero}:{kept}").values()
+    [(told, weights)] = ranks.start(PROGRAM, size, folder, f"sft:sparse:{level}:{kept}").values()
     assert_same(told, one["sft"][0][RESUMED_AT:])
     assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
 
 
 @pytest.mark.parametrize(
     "options",
-    [Distributed(ranks=2, zero=zero) for zero in (0, 1, 2, 3)]
+    [Distributed(ranks=2, zero=level) for level in (0, 1, 2, 3)]
     + [Distributed(ranks=2, zero=2, offload="optimizer"), Distributed(ranks=2, zero=3, offload="all")],
     ids=str,
 )
 def test_every_base_configuration_leaves_to_params_what_is_theirs(options: Distributed) -> None:
-    assert distributed.base_config(options)
+    assert zero.base_config(options)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +120,7 @@ def test_every_base_configuration_leaves_to_params_what_is_theirs(options: Distr
 def test_a_base_configuration_that_sets_what_params_decide_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], key: str
 ) -> None:
-    monkeypatch.setattr(distributed, "CONFIGS", tmp_path)
+    monkeypatch.setattr(zero, "CONFIGS", tmp_path)
     (tmp_path / "zero0.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"zero0.json: {key}: must not be set here"):
-        distributed.base_config(Distributed(ranks=2))
+        zero.base_config(Distributed(ranks=2))
