@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 STORE = "s3://lost/machines"
 YAML_FILE = YAML(typ="safe", pure=True)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_lost_machine_s_work_goes_on_in_the_same_bits(server: None, tmp_path: 
         shutil.copytree(undisturbed / "artifacts", folder / "artifacts")
 
     process = start(lost, "base")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while copies() == 0:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

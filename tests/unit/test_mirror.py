@@ -139,6 +139,19 @@ def test_a_damaged_copy_gives_way_to_the_one_before(here: Work, there: Work, cap
     assert "damaged" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["manifests", "objects"])
+def test_copying_goes_on_after_a_copy_was_damaged(here: Work, there: Work, kind: str) -> None:
+    for step in (1, 2):
+        here.save(step)
+        here.mirror.copy()
+    for path in here.store.rglob(f"{kind}/*"):
+        path.write_text("damaged")
+    for step in (3, 4, 5):
+        here.save(step)
+        here.mirror.copy()
+    assert there.mirror.restore() == {"": 5}
+
+
 def test_a_kill_between_notes_and_checkpoint_is_mended(
     here: Work, there: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
