@@ -31,13 +31,9 @@ from pipeline.store.archive import File
 
 POINTER = "newest"
 ACCOUNT = "cost.json"
-COPIED = (
-    "**/step-*/*",
-    "candidates-*.parquet",
-    "**/*.jsonl",
-    ACCOUNT,
-)  # what was spent up to a checkpoint comes after it
-STEP = re.compile(r"(.*?)/?step-(\d+)/[^/]+")
+# In the order in which they are read: the account knows what was spent up to a checkpoint, or a little later.
+COPIED = ("**/step-*/**/*", "candidates-*.parquet", "**/*.jsonl", ACCOUNT)
+STEP = re.compile(r"(.*?)/?step-(\d+)/.+")
 LINKS, RESTORED = ".mirror", ".restored"  # folders in the work's own, hidden from what reads it
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 5.0  # for which a checkpoint's account is awaited
@@ -119,12 +115,8 @@ class Mirror:
         """Copy files unless the store has come as far; False where the pointer moved on under way."""
         pointer = self._archive.pointer(POINTER)
         theirs = self._held(pointer) if pointer is not None else {}
-        if (
-            pointer is not None
-            and theirs
-            and pointer.manifest != self._copied
-            and not is_ahead(progress(files), progress(theirs))
-        ):
+        own = pointer is not None and pointer.manifest == self._copied
+        if theirs and not own and not is_ahead(progress(files), progress(theirs)):
             return True
         manifest = self._archive.put(files, held={file.sha256 for file in theirs.values()})
         if pointer is not None and pointer.manifest == manifest:
@@ -149,7 +141,8 @@ class Mirror:
         """Files that a copy has, in the order in which they are to be read."""
         while True:
             with suppress(FileNotFoundError):  # an old checkpoint goes just now
-                names = [path.relative_to(self._folder) for kind in COPIED for path in self._folder.glob(kind)]
+                paths = [path for kind in COPIED for path in self._folder.glob(kind) if path.is_file()]
+                names = [path.relative_to(self._folder) for path in paths]
                 return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
 
     def _is_settled(self, names: Sequence[str]) -> bool:
@@ -187,7 +180,7 @@ class Mirror:
         for name in [name for name in files if name not in steps]:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             (fetched / name).replace(self._folder / name)
-        for folder in sorted({str(Path(name).parent) for name in steps}):
+        for folder in sorted({match[0] for name in steps if (match := re.match(r".*?step-\d+(?=/)", name))}):
             shutil.rmtree(self._folder / folder, ignore_errors=True)  # a broken one
             (self._folder / folder).parent.mkdir(parents=True, exist_ok=True)
             (fetched / folder).replace(self._folder / folder)

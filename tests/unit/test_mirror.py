@@ -31,6 +31,9 @@ class Work:
         temporary.mkdir(parents=True)
         (temporary / "weights").write_text(f"weights {part} {step}")
         (temporary / "random").write_text("the same all the time")
+        if part:
+            (temporary / "ranks").mkdir()
+            (temporary / "ranks" / "0").write_text(f"rank 0 {step}")
         temporary.rename(self.folder / part / f"step-{step}")
         (self.folder / "curves.jsonl").open("a").write(f"{step}\n")
         (self.folder / "cost.json").write_text(json.dumps({"kept": step}))
