@@ -55,4 +55,11 @@ class Machine(Section):
     rank_timeout_minutes: Positive = 10.0  # that ranks wait for one that is silent; verification must fit in
     prices: Prices = Prices()
     budget: Budget | None = None
+    # Of copies of checkpoints, releases and the ledger: s3://bucket/prefix or a folder, for all machines the same
+    store: Annotated[str, Field(min_length=1)] | None = None
     serving: Serving = Serving()
+
+    @property
+    def ledger(self) -> str:
+        """Where the record of promotions is: s3://… or a folder in the project."""
+        return self.serving.follow.ledger or (f"{self.store.rstrip('/')}/ledger" if self.store else "runs/ledger")
