@@ -8,7 +8,7 @@ COPY requirements.lock ./
 # The lock pins mlflow, boto3 and what they bring; the three that only this server has are pinned here.
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock \
-        mlflow boto3 psycopg2-binary==2.9.13 Flask-WTF==1.3.0 WTForms==3.3.2 \
+        mlflow boto3 "psycopg[binary]==3.3.9" Flask-WTF==1.3.0 WTForms==3.3.2 \
     && useradd --uid 1000 --create-home mlflow
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
