@@ -16,6 +16,6 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 USER 1000:1000
 WORKDIR /home/mlflow
 EXPOSE 5000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/health', timeout=4)"]
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000"]
