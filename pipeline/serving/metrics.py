@@ -1,11 +1,13 @@
 """What /metrics tells, in Prometheus's form."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.promotion.ledger import Kind
 from pipeline.serving.engines import Answering
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -66,6 +68,8 @@ class Metrics:
         self.first = Histogram("r1flow_time_to_first_token_seconds", "of a request", buckets=SECONDS, registry=to)
         self.latency = Histogram("r1flow_request_seconds", "of a whole request", buckets=SECONDS, registry=to)
         self.promotions = Counter("r1flow_promotions", "of champions, by how they ended", ["kind"], registry=to)
+        for kind in get_args(Kind):  # from 0 on: of a counter that begins at 1 Prometheus does not see the first step
+            self.promotions.labels(kind)
         self.shadow = Histogram(
             "r1flow_shadow_seconds", "of requests that a new model shadowed", ["outcome"], buckets=SECONDS, registry=to
         )
