@@ -1,8 +1,8 @@
 """The pull step of every deployment: a clean working folder with exactly the commit that a flow run asks for.
 
-A worker has a clone of the project, named by R1FLOW_PROJECT, and runs in that clone's environment. Each flow run gets a
-folder of its own below runs/checkouts/: a clone of the clone, which shares git's objects with it, and DVC's cache. So runs
-of different commits and params stand side by side, and whatever a run leaves behind is gone with its folder.
+A worker has a clone of the project, named by R1FLOW_PROJECT, and runs in that clone's environment. Each flow run gets
+a folder of its own below runs/checkouts/: a clone of the clone, which shares git's objects with it, and DVC's cache.
+So runs of different commits and params stand side by side, and whatever a run leaves behind is gone with its folder.
 
 In prefect.yaml:
 
@@ -10,8 +10,8 @@ In prefect.yaml:
       - flows.checkout.checkout:
           requires: []
 
-The commit comes from the flow run's parameter `commit`: any name that git understands, a branch being the origin's. Without
-one it is what the clone has checked out. The clone's own files are never touched.
+The commit comes from the flow run's parameter `commit`: any name that git understands, a branch being the origin's.
+Without one it is what the clone has checked out. The clone's own files are never touched.
 """
 
 import os

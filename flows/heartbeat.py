@@ -1,10 +1,10 @@
 """A stage on another machine tells that it lives, and hears whether it is still wanted.
 
 Prefect itself notices neither: a flow run whose machine is gone says "Running" for ever, and its own remedy, an
-automation on heartbeat events, is known to crash runs that are well (PrefectHQ/prefect#21932). So the stage's flow run
-counts its beats in a label of its own, and who has sent it (flows/sending.py) looks at that label whenever it looks at
-the state. With each beat the stage reads two states: of its own flow run, which is cancelled, or crashed by a sender that
-took it for dead; and of the recipe's, whose worker may be gone and cancel nobody any more.
+automation on heartbeat events, is known to crash runs that are well (PrefectHQ/prefect#21932). So the stage's flow
+run counts its beats in a label of its own, and who has sent it (flows/sending.py) looks at that label whenever it
+looks at the state. With each beat the stage reads two states: of its own flow run, which is cancelled, or crashed by
+a sender that took it for dead; and of the recipe's, whose worker may be gone and cancel nobody any more.
 
 A server that does not answer changes nothing: the stage goes on, and beats again when the server is back.
 """

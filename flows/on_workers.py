@@ -1,15 +1,16 @@
 """The recipe on many machines: the flow `recipe` of a Prefect server, which sends each stage to a pool of workers.
 
-It differs from flows/recipe.py, which runs everything where it is started, in where the stages run and in nothing else: the
-same DAG, the same order, the same rules for what is tried again, and the same dvc.lock in the end. The section `workers`
-of params.yaml says which pool runs which stage (docs/workers.md).
+It differs from flows/recipe.py, which runs everything where it is started, in where the stages run and in nothing
+else: the same DAG, the same order, the same rules for what is tried again, and the same dvc.lock in the end. The
+section `workers` of params.yaml says which pool runs which stage (docs/workers.md).
 
-It runs in the pool `cpu`, in a folder that the pull step has made of its commit, and needs one deployment for each pool:
-`stage/cpu`, `stage/gpu`, … (flows/stage.py). What follows the deployment stage (registration, plan, page) happens here.
-A worker of the pool `cpu` has to take at least two flow runs at a time: this one, and a stage.
+It runs in the pool `cpu`, in a folder that the pull step has made of its commit, and needs one deployment for each
+pool: `stage/cpu`, `stage/gpu`, … (flows/stage.py). What follows the deployment stage (registration, plan, page)
+happens here. A worker of the pool `cpu` has to take at least two flow runs at a time: this one, and a stage.
 
-dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone. With `branch` it is committed, with
-the params that it belongs to, on top of the recipe's commit, and pushed to that branch of the clone's origin.
+dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone. With
+`branch` it is committed, with the params that it belongs to, on top of the recipe's commit, and pushed to that branch
+of the clone's origin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.attempts import StageFailedError
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
 from flows.page import publish
@@ -38,7 +37,7 @@ from flows.sending import DEPLOYMENT_OF, Journey, Sender, send
 from flows.stage import choose_remote
 from flows.supervise import stop_all
 from flows.transfer import transfer
-from flows.travel import LOCK_FILE, override, read_lock
+from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
@@ -50,7 +49,7 @@ from pipeline.release.record import STAGE as DEPLOYMENT
 AT_ONCE = 100  # stages that are sent and watched at a time: how many run is up to the workers
 
 
-@flow(name="recipe", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))
+@flow(name="recipe", persist_result=False)
 def recipe_on_workers(
     commit: str | None = None,
     until: str | None = None,
@@ -59,9 +58,9 @@ def recipe_on_workers(
 ) -> None:
     """Bring the recipe up to date as far as the stage `until`, each stage in its pool.
 
-    `commit`: any name that git knows; None is what the worker's clone has checked out. `overrides`: values of params.yaml
-    by their dotted names, as of `dvc exp run -S`; each worker writes them into the params.yaml of its folder. All of it is
-    checked before a stage is sent. Raises InputError, StageFailedError.
+    `commit`: any name that git knows; None is what the worker's clone has checked out. `overrides`: values of
+    params.yaml by their dotted names, as of `dvc exp run -S`; each worker writes them into the params.yaml of its
+    folder. All of it is checked before a stage is sent. Raises InputError, StageFailedError.
     """
     die_with_parent()
     root, logger = Path.cwd(), get_run_logger()
@@ -129,7 +128,10 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
 
 def commit_lock(root: Path, branch: str) -> None:
-    """Commit dvc.lock and the params that it belongs to, and push that to `branch`. Raises InputError, ConnectionError."""
+    """Commit dvc.lock and the params that it belongs to, and push that to `branch`.
+
+    Raises InputError, ConnectionError.
+    """
     author = ("-c", "user.name=r1flow", "-c", "user.email=r1flow@localhost")
     git(root, "add", "--", LOCK_FILE, PARAMS_FILE)
     if git(root, "status", "--porcelain", "--untracked-files=no"):

@@ -1,8 +1,8 @@
 """One stage on a worker's machine: the flow that flows/on_workers.py sends to a pool.
 
-It is deployed once for each pool, under the pool's name: `stage/cpu` in the work pool `cpu`, `stage/gpu` in `gpu`. The pull
-step (flows/checkout.py) has made a clean folder of the commit. Here DVC brings what the stage reads, runs it under a
-supervisor or takes its outputs from the run cache of the remote, and pushes both. What comes back is a report
+It is deployed once for each pool, under the pool's name: `stage/cpu` in the work pool `cpu`, `stage/gpu` in `gpu`.
+The pull step (flows/checkout.py) has made a clean folder of the commit. Here DVC brings what the stage reads, runs it
+under a supervisor or takes its outputs from the run cache of the remote, and pushes both. What comes back is a report
 (flows/travel.py); a stage that failed says with which exit code, and is tried again, or not, by who sent it.
 
 In a pool with GPUs (any but `cpu`) a stage takes first a GPU of its machine (flows/host.py), then a slot of the global
@@ -17,9 +17,10 @@ from uuid import UUID
 
 from dvc.repo import Repo
 from prefect import flow, runtime
+from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, State
+from prefect.states import Cancelled
 
 from flows.attempts import StageFailedError, attempt
 from flows.checkout import removed_afterwards
@@ -47,8 +48,9 @@ def stage(
 ) -> State | None:
     """Bring one stage up to date and push its outputs.
 
-    `commit` is what the pull step has checked out; `recipe` is the flow run that sends the stage, whose end by cancelling
-    ends it too; `overrides` go into params.yaml; `records` are those of the stages before it. Raises StageFailedError.
+    `commit` is what the pull step has checked out; `recipe` is the flow run that sends the stage, whose end by
+    cancelling ends it too; `overrides` go into params.yaml; `records` are those of the stages before it. Raises
+    StageFailedError.
     """
     die_with_parent()  # a worker that is killed takes its stages along, and they are sent to another one
     root, logger = Path.cwd(), get_run_logger()

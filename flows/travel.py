@@ -1,9 +1,9 @@
 """What of a stage travels between machines beside git and DVC's remote: small, and nothing but names and digests.
 
-A worker starts from a commit. To run a stage as DVC would run it elsewhere it has to know what the stages before it have
-made: their entries in dvc.lock. To hold a budget, and to draw the page, one has to know what they have cost: their states and
-accounts. A `Record` is these three of one stage. It goes to a worker as a parameter of the flow run and comes back as an
-artifact of that run, as results of flow runs are files on the machine that ran them.
+A worker starts from a commit. To run a stage as DVC would run it elsewhere it has to know what the stages before it
+have made: their entries in dvc.lock. To hold a budget, and to draw the page, one has to know what they have cost:
+their states and accounts. A `Record` is these three of one stage. It goes to a worker as a parameter of the flow run
+and comes back as an artifact of that run, as results of flow runs are files on the machine that ran them.
 """
 
 import json
@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 
 from flows.report import Outcome
 from pipeline.cost import account_file
+from pipeline.errors import InputError
 from pipeline.files import atomic_file, write_json
 from pipeline.job import PARAMS_FILE, read_yaml
 from pipeline.params import load_params

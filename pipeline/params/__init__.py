@@ -162,9 +162,7 @@ class Params(Section):
         if unknown := [stage for stage in self.workers.pools if stage not in stages]:
             raise ValueError(f"workers.pools: no stage {unknown[0]!r}; there are {', '.join(sorted(stages))}")
         if self.tracking.uri is None:
-            raise ValueError(
-                "workers: needs tracking.uri, a server that all machines reach: the default is a local file"
-            )
+            raise ValueError("workers: needs tracking.uri, which all machines reach: the default is a local file")
         return self
 
 
