@@ -8,7 +8,8 @@ It runs in the pool `cpu`, in a folder that the pull step has made of its commit
 pool: `stage/cpu`, `stage/gpu`, … (flows/stage.py). What follows the deployment stage (registration, plan, page)
 happens here. A worker of the pool `cpu` has to take at least two flow runs at a time: this one, and a stage.
 
-dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone. With
+dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone; at the
+end it goes to recipes/FLOW-RUN/ in the artifact store too, where params name one (`machine.store`). With
 `branch` it is committed, with the params that it belongs to, on top of the recipe's commit, and pushed to that branch
 of the clone's origin.
 """
@@ -45,6 +46,7 @@ from pipeline.params.workers import Workers
 from pipeline.planning.record import NAME as PLAN
 from pipeline.process import die_with_parent
 from pipeline.release.record import STAGE as DEPLOYMENT
+from pipeline.store import artifact_store
 
 AT_ONCE = 100  # stages that are sent and watched at a time: how many run is up to the workers
 
@@ -83,6 +85,8 @@ def recipe_on_workers(
             stop_all()
             sender.stop()
             show((*stages, *AFTER) if DEPLOYMENT in stages else stages, outcomes)
+            if params.machine.store is not None:
+                store_lock(root, params.machine.store, f"recipes/{journey.recipe}/{LOCK_FILE}")
         if branch:
             commit_lock(root, branch)
 
@@ -125,6 +129,16 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
         if outcomes.get(PLAN, Outcome(PLAN, "failed")).state in ("ran", "fresh"):
             logger.info(chosen(root))
         logger.info(publish(root, kept))
+
+
+def store_lock(root: Path, place: str, key: str) -> None:
+    """Put dvc.lock, as far as it has come, into the artifact store. Whether that works changes nothing about the run."""
+    if not (root / LOCK_FILE).is_file():
+        return
+    try:
+        artifact_store(place, root).upload(root / LOCK_FILE, key)
+    except (InputError, ConnectionError) as error:
+        get_run_logger().warning("%s is not in the artifact store: %s", LOCK_FILE, error)
 
 
 def commit_lock(root: Path, branch: str) -> None:

@@ -164,6 +164,11 @@ class Params(Section):
             raise ValueError(f"workers.pools: no stage {unknown[0]!r}; there are {', '.join(sorted(stages))}")
         if self.tracking.uri is None:
             raise ValueError("workers: needs tracking.uri, which all machines reach: the default is a local file")
+        store = self.machine.store
+        if store is not None and not store.startswith(("s3://", "/")):
+            raise ValueError(
+                f"workers: machine.store: {store!r}: must be s3://… or an absolute path: machines share it"
+            )
         return self
 
 

@@ -88,6 +88,7 @@ def test_overrides_change_what_they_name_and_nothing_that_shares_its_anchor(root
         ({"seed.deep": 7}, "seed.deep: 7: lies in no section"),
         ({"seed": "7"}, "seed: '7'"),
         ({"workers": {}}, "needs tracking.uri"),
+        ({"tracking.uri": "http://m", "workers": {}, "machine.store": "runs/store"}, "machine.store: 'runs/store'"),
         ({"tracking.uri": "http://m", "workers": {"pools": {"bass": "gpu"}}}, "no stage 'bass'; there are base"),
         (
             {"tracking.uri": "http://m", "workers": {"pools": {"distillation@big": "gpu"}}},
