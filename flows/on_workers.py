@@ -132,7 +132,7 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
 
 def store_lock(root: Path, place: str, key: str) -> None:
-    """Put dvc.lock, as far as it has come, into the artifact store. Whether that works changes nothing about the run."""
+    """Put dvc.lock, as far as it has come, into the artifact store. Whether that works changes nothing else."""
     if not (root / LOCK_FILE).is_file():
         return
     try:
