@@ -42,7 +42,7 @@ from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
-from pipeline.params.workers import Workers
+from pipeline.params.workers import CPU, Workers
 from pipeline.planning.record import NAME as PLAN
 from pipeline.process import die_with_parent
 from pipeline.release.record import STAGE as DEPLOYMENT
@@ -92,17 +92,19 @@ def recipe_on_workers(
 
 
 def require_workers(params: Params, stages: Sequence[str]) -> Workers:
-    """The section `workers`, once every pool that it sends a stage to has its deployment. Raises InputError."""
+    """The section `workers`, once the server knows every pool that it sends a stage to. Raises InputError."""
     if params.workers is None:
         raise InputError(f"{PARAMS_FILE}: workers: missing: it says in which pools the stages run")
     with get_client(sync_client=True) as client:
-        for pool in {params.workers.pool(stage) for stage in stages}:
+        for pool in sorted({params.workers.pool(stage) for stage in stages}):
+            deployment, wanted = DEPLOYMENT_OF.format(pool=pool), f"deployment {DEPLOYMENT_OF.format(pool=pool)}"
             try:
-                client.read_deployment_by_name(DEPLOYMENT_OF.format(pool=pool))
+                client.read_deployment_by_name(deployment)
+                if pool != CPU:
+                    wanted = f"global concurrency limit {pool}"
+                    client.read_global_concurrency_limit_by_name(pool)
             except ObjectNotFound:
-                raise InputError(
-                    f"{PARAMS_FILE}: workers: {pool!r}: no deployment {DEPLOYMENT_OF.format(pool=pool)} on the server"
-                ) from None
+                raise InputError(f"{PARAMS_FILE}: workers: {pool!r}: the server has no {wanted}") from None
     return params.workers
 
 

@@ -76,13 +76,20 @@ class Sender:
         raise StageFailedError(stage, EXIT_BUG, f"{LOSSES + 1} machines were lost in it", 0.0)
 
     def stop(self) -> None:
-        """Cancel all that was sent and has not ended; nothing is sent any more."""
+        """Send nothing any more. Where the recipe is cancelled, cancel what was sent and has not ended.
+
+        Where it ends for another reason, as its worker is stopped, those go on: the next recipe finds their work.
+        """
         with self._lock:
             self._stopping.set()
             live = tuple(self._live)
+        if not live:
+            return
         with get_client(sync_client=True) as client:
-            for run in live:
-                cancel(client, run)
+            recipe = client.read_flow_run(self._journey.recipe).state
+            if recipe is not None and (recipe.is_cancelling() or recipe.is_cancelled()):
+                for run in live:
+                    cancel(client, run)
 
     def _send(self, stage: str, key: str) -> UUID:
         journey = self._journey
