@@ -30,7 +30,7 @@ from flows.supervise import STOPPED
 from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
-from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml
+from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml, require_stage
 from pipeline.params import load_params
 from pipeline.params.workers import CPU
 from pipeline.process import die_with_parent
@@ -77,6 +77,7 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         params = load_params(root / PARAMS_FILE)
         if params.workers is None:
             raise InputError(f"{PARAMS_FILE}: workers: missing: stages travel over the DVC remote that it names")
+        require_stage(root, name)
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
