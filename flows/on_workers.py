@@ -25,7 +25,9 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.tasks import exponential_backoff
 
+from flows.attempts import RETRY_DELAY
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
 from flows.page import publish
@@ -110,7 +112,8 @@ def require_workers(params: Params, stages: Sequence[str]) -> Workers:
 
 def run_stages(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], sender: Sender, retries: int) -> None:
     """Send `stages` as they get ready and note how each came out. Raises the first StageFailedError."""
-    task_of = send.with_options(retries=retries)
+    # Prefect works the pauses out here, from the number of retries.
+    task_of = send.with_options(retries=retries, retry_delay_seconds=exponential_backoff(RETRY_DELAY))
 
     def begin(stage: str, beside: int) -> PrefectFuture[Outcome]:
         return task_of.submit(stage, sender)

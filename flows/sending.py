@@ -22,9 +22,8 @@ from prefect.client.schemas.objects import State as PrefectState
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Crashed
-from prefect.tasks import exponential_backoff
 
-from flows.attempts import RETRY_DELAY, StageFailedError, may_pass
+from flows.attempts import StageFailedError, may_pass
 from flows.dag import Dag
 from flows.heartbeat import LABEL, UNREACHABLE
 from flows.report import Outcome
@@ -199,12 +198,7 @@ def cancel(client: SyncPrefectClient, run: UUID) -> None:
         get_run_logger().warning("flow run %s could not be cancelled: %s", run, error)
 
 
-@task(
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    retry_delay_seconds=exponential_backoff(RETRY_DELAY),
-    retry_condition_fn=may_pass,
-)
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_condition_fn=may_pass)
 def send(stage: str, sender: Sender) -> Outcome:
     """Bring one stage up to date on another machine. Raises StageFailedError."""
     return sender.bring_up_to_date(stage, str(runtime.task_run.run_count))
