@@ -76,8 +76,9 @@ class Site:
         self.start(name, *command, R1FLOW_PROJECT=str(clone))
 
     def stop(self) -> None:
-        """What workers run ends with them."""
-        for process in self.processes.values():
+        for name, process in self.processes.items():
+            for below in self.below(name) if process.poll() is None else []:
+                below.kill()
             process.kill()
             process.wait()
 
