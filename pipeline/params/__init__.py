@@ -56,6 +56,7 @@ from pipeline.params.training import (
     Tokens,
     Training,
 )
+from pipeline.params.workers import MEMBER, Workers
 
 __all__ = [
     "GRPO",
@@ -124,6 +125,7 @@ __all__ = [
     "Training",
     "Variant",
     "Weights",
+    "Workers",
     "load_params",
 ]
 
@@ -154,6 +156,25 @@ class Params(Section):
     distributed: Distributed = Distributed()
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
+    workers: Workers | None = None  # None: everything runs where the recipe is started
+
+    @model_validator(mode="after")
+    def _workers_run_stages_that_are_there(self) -> "Params":
+        if self.workers is None:
+            return self
+        # What a stage reads has to be there; what no result depends on has defaults.
+        stages = {name for name, field in type(self).model_fields.items() if field.is_required()} - {"seed", "held_out"}
+        stages |= {f"distillation{MEMBER}{name}" for name in self.distillation.students}
+        if unknown := [stage for stage in self.workers.pools if stage not in stages]:
+            raise ValueError(f"workers.pools: no stage {unknown[0]!r}; there are {', '.join(sorted(stages))}")
+        if self.tracking.uri is None:
+            raise ValueError("workers: needs tracking.uri, which all machines reach: the default is a local file")
+        store = self.machine.store
+        if store is not None and not store.startswith(("s3://", "/")):
+            raise ValueError(
+                f"workers: machine.store: {store!r}: must be s3://… or an absolute path: machines share it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapted_weights_stay_whole(self) -> "Params":
