@@ -32,6 +32,7 @@ from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTrain
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
+from pipeline.params.operation import Approval, Operation
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
 from pipeline.params.section import Section
@@ -57,6 +58,7 @@ from pipeline.params.training import (
 __all__ = [
     "GRPO",
     "RL",
+    "Approval",
     "Base",
     "Budget",
     "BytePairTokens",
@@ -91,6 +93,7 @@ __all__ = [
     "Monitor",
     "NearDuplicates",
     "OnPolicy",
+    "Operation",
     "Optimisation",
     "PairTraining",
     "Params",
@@ -147,6 +150,7 @@ class Params(Section):
     evaluation: Evaluation
     deployment: Deployment
     tracking: Tracking = Tracking()
+    operation: Operation = Operation()
     machine: Machine = Machine()
 
 

@@ -1,0 +1,79 @@
+"""`python -m flows.setup_server [--gpus N]`: what prefect.yaml's deployments need on a Prefect server.
+
+Work pools, their queues, limits and automations, all by name: run again it changes what differs, and nothing else.
+The deployments themselves come from `prefect deploy --all`, which wants the pools to be there.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import WorkPool
+from prefect.exceptions import ObjectNotFound
+
+from flows.automations import apply_automations
+from pipeline.errors import EXIT_INPUT
+
+CPU, GPU = "cpu", "gpu"
+POOLS = {
+    CPU: "Runs that need no GPU; also the recipe itself, which waits for its stages meanwhile, so give it no limit of 1.",
+    GPU: "Stages that need a GPU: as many runs at a time as there are GPUs.",
+}
+QUEUES = {
+    "urgent": (1, "What a person waits for: promotion, approval."),
+    "default": (2, "The recipe and its stages."),
+    "daily": (3, "What comes by itself every day: curation, the champion's evaluation."),
+}
+"""Name → priority and what runs in it; a pool's workers take from the first queue that has something."""
+
+
+async def set_up(gpus: int) -> None:
+    """Bring the server at PREFECT_API_URL up to date."""
+    async with get_client() as client:
+        for name, description in POOLS.items():
+            await _pool(client, name, description, gpus if name == GPU else None)
+            for queue, (priority, purpose) in QUEUES.items():
+                await _queue(client, name, queue, priority, purpose)
+        await apply_automations(client)
+
+
+async def _pool(client: PrefectClient, name: str, description: str, limit: int | None) -> None:
+    """Without a limit of its own a pool keeps the one that somebody may have set."""
+    try:
+        pool: WorkPool = await client.read_work_pool(name)
+    except ObjectNotFound:
+        wanted = WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
+        pool = await client.create_work_pool(wanted)
+    if limit is not None and (pool.concurrency_limit, pool.description) != (limit, description):
+        await client.update_work_pool(name, WorkPoolUpdate(description=description, concurrency_limit=limit))
+
+
+async def _queue(client: PrefectClient, pool: str, name: str, priority: int, description: str) -> None:
+    try:
+        queue = await client.read_work_queue_by_name(name, work_pool_name=pool)
+    except ObjectNotFound:
+        queue = await client.create_work_queue(name, work_pool_name=pool)
+    if (queue.priority, queue.description) != (priority, description):
+        await client.update_work_queue(queue.id, priority=priority, description=description)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.setup_server", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="of all workers of the pool gpu (default 1)")
+    options = parser.parse_args(arguments)
+    if options.gpus < 1:
+        parser.error(f"--gpus {options.gpus}: must be at least 1")
+    if "PREFECT_API_URL" not in os.environ:
+        print("PREFECT_API_URL: not set: must be the server's address, as http://127.0.0.1:4200/api", file=sys.stderr)
+        return EXIT_INPUT
+    asyncio.run(set_up(options.gpus))
+    print(f"pools {', '.join(POOLS)}, each with the queues {', '.join(QUEUES)}; GPUs: {options.gpus}; automations set")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
