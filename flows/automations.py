@@ -6,7 +6,6 @@ process that was killed, of a run that no worker takes, of an approval that nobo
 
 from datetime import timedelta
 
-from prefect.automations import Automation
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CancelFlowRun, ChangeFlowRunState
@@ -48,7 +47,9 @@ AUTOMATIONS = (
         ),
         actions=[
             ChangeFlowRunState(
+                name=None,
                 state=StateType.CRASHED,
+                force=False,
                 message=f"No heartbeat for {SILENT.seconds} s: its process or its machine is gone.",
             )
         ],
@@ -96,7 +97,7 @@ async def apply_automations(client: PrefectClient) -> None:
     What is as it should be is left alone: an update makes the server forget the runs that it waits for.
     """
     for wanted in AUTOMATIONS:
-        found: list[Automation] = await client.read_automations_by_name(wanted.name)
+        found = await client.read_automations_by_name(wanted.name)
         if not found:
             await client.create_automation(wanted)
         elif _content(found[0]) != _content(wanted):

@@ -20,7 +20,7 @@ from pipeline.errors import EXIT_INPUT
 
 CPU, GPU = "cpu", "gpu"
 POOLS = {
-    CPU: "Runs that need no GPU; also the recipe itself, which waits for its stages meanwhile, so give it no limit of 1.",
+    CPU: "Runs that need no GPU, and the recipe, which waits here for its stages: a limit of 1 would stop it for ever.",
     GPU: "Stages that need a GPU: as many runs at a time as there are GPUs.",
 }
 QUEUES = {

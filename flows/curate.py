@@ -1,0 +1,65 @@
+"""The daily flow: what the sources hold now is curated, judged and compared; where enough is new, the recipe starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+
+from flows import artifacts
+from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.curation import curated
+from flows.home import home, working_folder
+from pipeline.job import PARAMS_FILE
+from pipeline.params import load_params
+
+RECIPE = "recipe/recipe"
+STATE = "incoming"  # pipeline.incoming.note.FOLDER
+SOURCES = "curation.sources"
+HOURS = 12.0
+
+
+@task(task_run_name="{step}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
+def look(step: str, root: Path, timeout: float) -> None:
+    """A step of pipeline.incoming, in at most `timeout` seconds. Raises StageFailedError."""
+    attempt(STATE, ["pipeline.incoming", step, str(home())], root, timeout)
+
+
+def found(step: str, root: Path) -> Any:
+    """What a step has found."""
+    return json.loads((root / "runs" / STATE / f"{step}.json").read_text(encoding="utf-8"))
+
+
+@flow(name="curate", timeout_seconds=HOURS * 3600)
+def curate(commit: str | None = None) -> None:
+    """Curate what the sources hold now, note how far it has drifted, and start the recipe where enough of it is new.
+
+    `commit`: whose params count; None: what the worker's clone has checked out. Pins of sources that have changed are
+    overridden, here and in the recipe that is started; in git they stay as they are.
+    """
+    root = working_folder()
+    params = load_params(root / PARAMS_FILE)
+    timeout, step = params.machine.stage_timeout_hours * 3600, look.with_options(retries=params.machine.retries)
+    step("pins", root, timeout)
+    sources = found("pins", root)
+    curated(root, timeout, params.machine.retries)
+    step("compare", root, timeout)
+    note = found("compare", root)
+    artifacts.data(note)
+    enough = params.operation.new_problems
+    if enough is None or note["new"] < enough:
+        print(f"{note['new']} new problems: no recipe (operation.new_problems: {enough})", flush=True)
+        return
+    begun = run_deployment(
+        RECIPE,
+        parameters={"commit": commit, "overrides": {SOURCES: sources} if sources else {}},
+        timeout=0,
+        as_subflow=False,
+        idempotency_key=f"curate-{note['digest']}",  # of a run that was killed before the next line, the same one
+    )
+    assert isinstance(begun, FlowRun)
+    step("begin", root, timeout)
+    print(f"{note['new']} new problems: recipe {begun.name}", flush=True)

@@ -1,0 +1,42 @@
+"""The nightly flow: does the champion still answer as it did when it was registered?"""
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import artifacts
+from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.curation import curated
+from flows.home import home, working_folder
+from pipeline.job import PARAMS_FILE
+from pipeline.params import load_params
+from pipeline.promotion.hand import champion_model
+from pipeline.state import read_state
+
+NAME = "champion"  # pipeline.promotion.standing.NAME, whose module wants torch
+HOURS = 12.0
+
+
+@task(task_run_name="champion", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
+def evaluate_champion(root: Path, timeout: float) -> None:
+    """Evaluate the champion, in at most `timeout` seconds. Raises StageFailedError; exit code 3: below the floor."""
+    try:
+        attempt(NAME, ["pipeline.promotion", str(home())], root, timeout)
+    finally:
+        state = read_state(root, NAME)
+        if state is not None and state.metrics:
+            artifacts.standing(state.metrics, champion_model(load_params(root / PARAMS_FILE)))
+
+
+@flow(name="evaluate", timeout_seconds=HOURS * 3600)
+def evaluate(commit: str | None = None) -> None:
+    """Evaluate the registered champion on held-out problems; fails where it lies below its floor.
+
+    `commit`: whose params and held-out problems count; None: what the worker's clone has checked out.
+    """
+    root = working_folder()
+    machine = load_params(root / PARAMS_FILE).machine
+    timeout = machine.stage_timeout_hours * 3600
+    curated(root, timeout, machine.retries)
+    evaluate_champion.with_options(retries=machine.retries)(root, timeout)

@@ -1,0 +1,92 @@
+"""Who is to be champion: `promote` does what a person says, `follow` asks one.
+
+`follow` suspends its run: no process and no worker is held while it waits. Resumed, it begins anew and comes to the
+same question, which by then has an answer. A deadline that passes ends the run (flows/automations.py).
+"""
+
+import math
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.states import Cancelled, Completed
+
+from flows import artifacts
+from flows.home import home, working_folder
+from flows.promotion import emit
+from pipeline.errors import GateFailedError
+from pipeline.figures import percent
+from pipeline.job import PARAMS_FILE
+from pipeline.params import Params, load_params
+from pipeline.promotion.hand import Hand, champion_model
+from pipeline.promotion.ledger import Entry
+from pipeline.tracking import Aliases, Version
+
+SECONDS = 3600.0
+QUESTION = "approval"
+
+
+class Decision(RunInput):
+    """What the form on the run's page asks for."""
+
+    version: int
+    promote: bool = True
+    why: str = ""
+
+
+def announce(entry: Entry) -> None:
+    if artifacts.on_server():
+        emit(entry)
+
+
+def make_champion(params: Params, model: str, version: int, why: str) -> None:
+    """Raises InputError where there is no such version, GateFailedError where the server that follows refused it."""
+    entry = Hand(home(), params, announce).promote(model, version, why)
+    if entry.event.kind == "refused" or entry.event.after.version != version:
+        raise GateFailedError(f"{model} version {version}: refused: {entry.event.why}")
+    print(f"{model} version {version} is the champion", flush=True)
+
+
+@flow(name="promote", timeout_seconds=SECONDS)
+def promote(name: str, version: int, why: str = "by hand") -> None:
+    """Make a version of the registered model `name` the champion, as `r1flow promote` does."""
+    make_champion(load_params(working_folder() / PARAMS_FILE), name, version, why)
+
+
+@flow(name="follow", timeout_seconds=SECONDS)
+def follow(version: int | None = None, hours: float | None = None) -> State:
+    """Ask whether a candidate is to be champion, and wait for the answer.
+
+    `version`: of the model that `r1flow serve` follows; None: its newest candidate. `hours`: until the question lapses;
+    None: operation.approval.hours.
+    """
+    params = load_params(working_folder() / PARAMS_FILE)
+    aliases, model = Aliases(params.tracking, home()), champion_model(params)
+    candidate, champion = aliases.candidate(model), aliases.champion(model)
+    if version is not None:
+        candidate = aliases.version(model, version)
+    if candidate is None or (champion is not None and candidate.number == champion.number):
+        return Completed(message=f"{model}: no candidate but the champion")
+    asked = question(aliases, candidate, champion)
+    artifacts.note("approval", asked, f"Is {model} version {candidate.number} to be champion?")
+    form = Decision.with_initial_data(description=asked, version=candidate.number, promote=True, why="")
+    deadline = params.operation.approval.hours if hours is None else hours
+    decision = suspend_flow_run(form, timeout=math.ceil(deadline * 3600), key=QUESTION)
+    if not decision.promote:
+        return Cancelled(name="Declined", message=f"Version {decision.version} stays a candidate: {decision.why}")
+    make_champion(params, model, decision.version, decision.why or "approved on the run's page")
+    return Completed(message=f"{model} version {decision.version} is the champion")
+
+
+def question(aliases: Aliases, candidate: Version, champion: Version | None) -> str:
+    """Both versions beside each other, as Markdown."""
+    rows = ["| | version | pass@1 | 95 % interval | release |", "|---|---|---|---|---|"]
+    for role, one in (("candidate", candidate), ("champion", champion)):
+        if one is None:
+            continue
+        figures = aliases.figures(one)
+        bounds = [figures.get(f"pass_at_1{end}", math.nan) for end in ("", "_low", "_high")]
+        share, low, high = (percent(bound) for bound in bounds)
+        rows.append(f"| {role} | {one.number} | {share} | {low} to {high} | `{one.digest[:12]}` |")
+    return "\n".join([f"# {candidate.model}: is version {candidate.number} to be champion?", "", *rows])
