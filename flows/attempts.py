@@ -22,7 +22,7 @@ class StageFailedError(Exception):
 
     def __init__(self, stage: str, exit_code: int, reason: str, seconds: float) -> None:
         super().__init__(f"{stage}: {reason}")
-        self.exit_code = exit_code
+        self.exit_code, self.reason = exit_code, reason
         self.outcome = Outcome(stage, "failed", seconds)
 
 

@@ -4,6 +4,7 @@ It tells about a run and decides nothing about it: what goes wrong here is said,
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,20 @@ from flows.local import environment
 TIMEOUT = 300.0  # seconds; the first look at a large model's experts takes longest
 
 
-def publish(root: Path) -> str:
-    """Write the page, keep it with the last stage's MLflow run, link it. Returns one line for the reader."""
+def publish(root: Path, to: Path | None = None) -> str:
+    """Write the page, keep it with the last stage's MLflow run, link it. Returns one line for the reader.
+
+    `to`: a folder that outlives the project's, for a copy, which is then the one that is linked.
+    """
     command = [sys.executable, "-m", "pipeline.report", "--keep"]
     try:
         done = subprocess.run(
             command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=TIMEOUT, check=True
         )
         page = Path(done.stdout.strip().splitlines()[-1])
+        if to is not None:
+            to.mkdir(parents=True, exist_ok=True)
+            page = Path(shutil.copy2(page, to))
         if "PREFECT_API_URL" in os.environ:
             create_link_artifact(key="report", link=page.as_uri(), link_text="report.html", description=f"of {root}")
     except subprocess.CalledProcessError as error:

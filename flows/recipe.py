@@ -4,8 +4,7 @@ DVC decides whether a stage has to run; Prefect decides when, and how often it i
 hand over nothing but names. Each stage runs under a supervisor (flows/supervise.py), which also keeps its time limit:
 Prefect's own limit ends the task's function and would leave the stage's processes behind.
 
-A stage begins when all that it needs is done, in dvc.yaml's order, and up to `machine.parallel` of them at a time: they
-share the cores. After a failure none begins any more; those that run come to their end, so that their work is kept.
+Up to `machine.parallel` stages run at a time and share the cores. flows/on_workers.py sends them to other machines.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from rich.console import Console
 
 from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
@@ -26,6 +25,7 @@ from flows.planning import chosen, plan
 from flows.registration import register
 from flows.releases import releases_table
 from flows.report import Outcome, run_table
+from flows.schedule import run_in_order
 from flows.supervise import stop_all
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
@@ -87,31 +87,14 @@ def recipe(root: Path, until: str | None = None) -> None:
 
 
 def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome]) -> None:
-    """Run `stages` and note how each came out. Raises the first StageFailedError once nothing runs any more."""
+    """Run `stages` here and note how each came out. Raises the first StageFailedError once nothing runs any more."""
     machine = load_params(root / PARAMS_FILE).machine
     run_task = run_stage.with_options(retries=machine.retries)
-    running: dict[PrefectFuture[Outcome], str] = {}
-    failure: BaseException | None = None
-    while True:
-        done = {stage for stage, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
-        ready = [stage for stage in stages if stage not in outcomes and dag.needs[stage] <= done]
-        begun = [] if failure else ready[: machine.parallel - len(running)]
-        beside = len(running) + len(begun) - 1
-        for stage in begun:
-            outcomes[stage] = Outcome(stage, "stopped")  # unless it comes to an end
-            running[run_task.submit(stage, root, machine.stage_timeout_hours * 3600, beside)] = stage
-        if not running:
-            break
-        future = next(as_completed(list(running)))
-        stage, result = running.pop(future), future.result(raise_on_failure=False)
-        if isinstance(result, Outcome):
-            outcomes[stage] = result
-            continue
-        if isinstance(result, StageFailedError):
-            outcomes[stage] = result.outcome
-        failure = failure or result
-    if failure is not None:
-        raise failure
+
+    def begin(stage: str, beside: int) -> PrefectFuture[Outcome]:
+        return run_task.submit(stage, root, machine.stage_timeout_hours * 3600, beside)
+
+    run_in_order(dag, stages, outcomes, begin, machine.parallel)
 
 
 def follow_up(root: Path, outcomes: dict[str, Outcome]) -> None:

@@ -125,7 +125,7 @@ class Account:
 
     def __init__(self, root: Path, stage: str, key: str, machine: Machine) -> None:
         self._root, self._stage, self._machine = root, stage, machine
-        self._path = _file(root, stage, key)
+        self._path = account_file(root, stage, key)
         self._before = _read(self._path) or Cost()
         self._parts: dict[str, Part] = {}
         self._started = self._sampled = time.monotonic()
@@ -229,12 +229,12 @@ def read_cost(root: Path, stage: str) -> Cost | None:
     Raises InputError, as all readers here do, for a file that is no account of this version.
     """
     state = read_state(root, stage)
-    return None if state is None or not state.key else _read(_file(root, stage, state.key))
+    return None if state is None or not state.key else _read(account_file(root, stage, state.key))
 
 
 def account(root: Path, stage: str, key: str) -> Cost | None:
     """What the work of this key has cost, whatever the stage did afterwards; None where it did not run here."""
-    return _read(_file(root, stage, key))
+    return _read(account_file(root, stage, key))
 
 
 def costs(root: Path) -> dict[str, Cost]:
@@ -244,7 +244,8 @@ def costs(root: Path) -> dict[str, Cost]:
     return {stage: cost for stage, cost in found.items() if cost is not None}
 
 
-def _file(root: Path, stage: str, key: str) -> Path:
+def account_file(root: Path, stage: str, key: str) -> Path:
+    """Where the account of a piece of work is kept."""
     return root / "runs" / stage / key / "cost.json"
 
 

@@ -39,7 +39,7 @@ class Attempt:
     """Keeps a stage's state file true while its block runs."""
 
     def __init__(self, root: Path, stage: str) -> None:
-        self._path = _state_file(root, stage)
+        self._path = state_file(root, stage)
         self._state = State("running", os.getpid(), datetime.now(UTC).isoformat(timespec="microseconds"))
 
     def update(self, **values: Any) -> None:
@@ -73,13 +73,14 @@ def _message(error: BaseException | None) -> str:
             return "".join(traceback.format_exception_only(error)).strip()
 
 
-def _state_file(root: Path, stage: str) -> Path:
+def state_file(root: Path, stage: str) -> Path:
+    """Where the last attempt at a stage is told of."""
     return root / "runs" / stage / "state.json"
 
 
 def read_state(root: Path, stage: str) -> State | None:
     """The last attempt at a stage, or None where there was none."""
-    path = _state_file(root, stage)
+    path = state_file(root, stage)
     return State(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 

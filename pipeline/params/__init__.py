@@ -8,7 +8,7 @@ DVC does, so `3e-6` is one.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -54,6 +54,7 @@ from pipeline.params.training import (
     Tokens,
     Training,
 )
+from pipeline.params.workers import MEMBER, Workers
 
 __all__ = [
     "GRPO",
@@ -122,6 +123,7 @@ __all__ = [
     "Training",
     "Variant",
     "Weights",
+    "Workers",
     "load_params",
 ]
 
@@ -152,6 +154,20 @@ class Params(Section):
     tracking: Tracking = Tracking()
     operation: Operation = Operation()
     machine: Machine = Machine()
+    workers: Workers | None = None  # None: everything runs where the recipe is started
+
+    @model_validator(mode="after")
+    def _workers_run_stages_that_are_there(self) -> "Params":
+        if self.workers is None:
+            return self
+        # What a stage reads has to be there; what no result depends on has defaults.
+        stages = {name for name, field in type(self).model_fields.items() if field.is_required()} - {"seed", "held_out"}
+        stages |= {f"distillation{MEMBER}{name}" for name in self.distillation.students}
+        if unknown := [stage for stage in self.workers.pools if stage not in stages]:
+            raise ValueError(f"workers.pools: no stage {unknown[0]!r}; there are {', '.join(sorted(stages))}")
+        if self.tracking.uri is None:
+            raise ValueError("workers: needs tracking.uri, which all machines reach: the default is a local file")
+        return self
 
 
 def load_params(path: Path) -> Params:

@@ -1,0 +1,100 @@
+"""The GPUs of a machine, each for one stage at a time, whoever started it.
+
+Prefect counts what it has sent, and not what runs: two workers on one machine, two servers, or a run that Prefect has
+given up would share a GPU unawares. So a stage takes a GPU by a lock of the machine's own kernel, which is free the
+moment its holder is gone, however it ended. Where there is no GPU the machine itself is what is taken.
+
+The locks are files in /tmp/r1flow-UID (or R1FLOW_LOCKS, where workers do not share a /tmp), and tell who holds them.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import InputError
+
+LOCKS = "R1FLOW_LOCKS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+POLL = 1.0  # seconds
+SAY_AGAIN = 300.0  # seconds
+ASK_SECONDS = 30.0
+
+
+def gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there is no driver."""
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip())
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(listed.stdout.split())
+
+
+@contextmanager
+def taken(count: int, who: str, say: Callable[[str], None], stopped: Callable[[], bool]) -> Iterator[dict[str, str]]:
+    """Take `count` GPUs and yield the environment that shows a process these alone. Waits for them, and says for whom.
+
+    Yields nothing, and holds nothing, where `stopped` while waiting. Raises InputError where the machine has too few.
+    """
+    devices = gpus()
+    slots = devices or ("machine",)
+    if count > max(1, len(devices)):
+        raise InputError(f"distributed.ranks: {count}: this machine has {len(devices)} GPUs")
+    said = -SAY_AGAIN
+    while not stopped():
+        with ExitStack() as held:
+            mine = _take_free(held, slots, count if devices else 1, who)
+            if mine:
+                yield {VISIBLE: ",".join(mine), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}
+                return
+        if time.monotonic() - said >= SAY_AGAIN:
+            said = time.monotonic()
+            say(f"waiting for {count} of {', '.join(slots)} of this machine: {'; '.join(_holders(slots))}")
+        time.sleep(POLL)
+    yield {}
+
+
+def _take_free(held: ExitStack, slots: Sequence[str], count: int, who: str) -> list[str]:
+    """As many free slots as asked for, or none: who holds a part and waits for the rest may wait for ever."""
+    mine: list[str] = []
+    for slot in slots:
+        with suppress(Timeout):
+            held.enter_context(FileLock(_folder() / f"{slot}.lock", timeout=0))
+            mine.append(slot)
+        if len(mine) == count:
+            for name in mine:
+                _note(name).write_text(f"{who}, process {os.getpid()}", encoding="utf-8")
+            return mine
+    held.close()
+    return []
+
+
+def _holders(slots: Sequence[str]) -> Iterator[str]:
+    for slot in slots:
+        with suppress(FileNotFoundError):
+            yield f"{slot} is or was held by {_note(slot).read_text(encoding='utf-8')}"
+
+
+def _note(slot: str) -> Path:
+    return _folder() / f"{slot}.holder"
+
+
+def _folder() -> Path:
+    folder = Path(os.environ.get(LOCKS) or f"/tmp/r1flow-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder}: belongs to another user; name a folder of your own in {LOCKS}")
+    return folder

@@ -1,0 +1,203 @@
+"""A stage is sent to a pool of workers, watched, and sent again when its machine is gone.
+
+A machine is taken for dead when the stage's flow run neither ends nor beats (flows/heartbeat.py) for SILENCE seconds by
+this process's own clock, so that clocks of machines need not agree; while the server itself does not answer, nobody is.
+The flow run is then marked as crashed, which also tells the stage to stop should it live after all, and the stage goes
+out again, to whichever worker takes it first. It resumes from its last checkpoint where `machine.store` holds them.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.deployments import run_deployment
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.tasks import exponential_backoff
+
+from flows.attempts import RETRY_DELAY, StageFailedError, may_pass
+from flows.dag import Dag
+from flows.heartbeat import LABEL, UNREACHABLE
+from flows.report import Outcome
+from flows.supervise import STOPPED
+from flows.travel import Record, hear, place, read_lock, write_lock
+from pipeline.errors import EXIT_BUG
+from pipeline.params.workers import Workers
+
+POLL = 1.0  # seconds
+SILENCE = 60.0  # seconds without a beat
+PREPARATION = 900.0  # seconds in which a worker has to have made the folder of the commit
+UNCLAIMED = 120.0  # seconds after which it is said that no worker takes a stage
+LOSSES = 3  # machines that one try at a stage may lose
+DEPLOYMENT_OF = "stage/{pool}"
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What all stages of one recipe have in common."""
+
+    commit: str
+    overrides: Mapping[str, Any]
+    workers: Workers
+    recipe: UUID  # its flow run
+
+
+class Sender:
+    """Sends stages and collects their records in the project at `root`, and its dvc.lock in the folder `kept` too.
+
+    Several threads may use it.
+    """
+
+    def __init__(self, root: Path, kept: Path, dag: Dag, journey: Journey, stages: tuple[str, ...]) -> None:
+        self._root, self._kept, self._dag, self._journey, self._stages = root, kept, dag, journey, stages
+        self._records: dict[str, Record] = {}
+        self._live: set[UUID] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def bring_up_to_date(self, stage: str, attempt: str) -> Outcome:
+        """Send a stage until it ends by itself. `attempt` names this try. Raises StageFailedError."""
+        logger = get_run_logger()
+        for loss in range(LOSSES + 1):
+            run = self._send(stage, f"{attempt}-{loss}")
+            state = self._watch(stage, run)
+            if not state.is_crashed():
+                return self._end(stage, run, state)
+            logger.warning("%s: its machine is lost (%s); it is sent again", stage, state.message)
+        raise StageFailedError(stage, EXIT_BUG, f"{LOSSES + 1} machines were lost in it", 0.0)
+
+    def stop(self) -> None:
+        """Cancel all that was sent and has not ended; nothing is sent any more."""
+        with self._lock:
+            self._stopping.set()
+            live = tuple(self._live)
+        with get_client(sync_client=True) as client:
+            for run in live:
+                cancel(client, run)
+
+    def _send(self, stage: str, key: str) -> UUID:
+        journey = self._journey
+        with self._lock:
+            if self._stopping.is_set():
+                raise StageFailedError(stage, STOPPED, "stopped", 0.0)
+            wanted = self._dag.needs[stage] | {stage}  # what an earlier try at it has cost counts too
+            known = {name: asdict(record) for name, record in self._records.items() if name in wanted}
+            run = run_deployment(
+                DEPLOYMENT_OF.format(pool=journey.workers.pool(stage)),
+                parameters={
+                    "name": stage,
+                    "commit": journey.commit,
+                    "recipe": str(journey.recipe),
+                    "overrides": dict(journey.overrides),
+                    "records": known,
+                },
+                timeout=0,
+                idempotency_key=f"{journey.recipe}-{stage}-{key}",
+            )
+            assert isinstance(run, FlowRun)
+            self._live.add(run.id)
+        return run.id
+
+    def _watch(self, stage: str, run: UUID) -> PrefectState:
+        """The state in which the flow run ends, by itself or because nothing is heard of it any more."""
+        watch = Watch(f"{stage}: no worker of pool {self._journey.workers.pool(stage)} takes it")
+        logger = get_run_logger()
+        while not self._stopping.wait(POLL):
+            try:
+                with get_client(sync_client=True) as client:
+                    while not self._stopping.wait(POLL):
+                        flow_run = client.read_flow_run(run)
+                        assert flow_run.state is not None
+                        if flow_run.state.is_final():
+                            self._live.discard(run)
+                            return flow_run.state
+                        if silence := watch.look(flow_run):
+                            if flow_run.state.is_scheduled():
+                                logger.warning(silence)
+                                continue
+                            over = Cancelled if flow_run.state.is_cancelling() else Crashed
+                            client.set_flow_run_state(run, over(message=silence), force=True)
+            except UNREACHABLE as error:
+                logger.warning("%s: Prefect's server does not answer: %s", stage, error)
+                watch.forget()
+        raise StageFailedError(stage, STOPPED, "stopped", 0.0)
+
+    def _end(self, stage: str, run: UUID, state: PrefectState) -> Outcome:
+        """How a stage came out that was not lost. Raises StageFailedError."""
+        with get_client(sync_client=True) as client:
+            report = hear(client, run)
+        if state.is_cancelled():
+            raise StageFailedError(stage, STOPPED, "cancelled", 0.0)
+        if report is None:
+            raise StageFailedError(stage, EXIT_BUG, f"{state.name}: {state.message}", 0.0)
+        with self._lock:
+            self._records[stage] = report.record
+            in_order = {name: self._records[name] for name in self._stages if name in self._records}
+            place(self._root, in_order)
+            write_lock(self._kept, read_lock(self._root))
+        if not state.is_completed():
+            raise StageFailedError(stage, report.exit_code, report.reason, report.outcome.seconds)
+        return report.outcome
+
+
+class Watch:
+    """Tells when too little has been seen of a flow run for too long."""
+
+    def __init__(self, unclaimed: str) -> None:
+        self._unclaimed = unclaimed
+        self._seen: tuple[str, Any] | None = None
+        self._since = 0.0
+
+    def forget(self) -> None:
+        """Nobody could be seen for a while."""
+        self._seen = None
+
+    def look(self, flow_run: FlowRun, now: float | None = None) -> str:
+        """What is wrong, in words; once for each silence. Empty while all is well. `now`: seconds of any clock."""
+        now = time.monotonic() if now is None else now
+        state = flow_run.state
+        assert state is not None
+        sign = (state.type.value, flow_run.labels.get(LABEL))
+        if sign != self._seen:
+            self._seen, self._since = sign, now
+            return ""
+        limit, words = SILENCE, f"nothing heard of it for {SILENCE:.0f} s"
+        if state.is_scheduled():
+            limit, words = UNCLAIMED, self._unclaimed
+        elif state.is_pending():
+            limit, words = PREPARATION, f"not begun {PREPARATION:.0f} s after a worker took it"
+        if now - self._since < limit:
+            return ""
+        self._since = now
+        return words
+
+
+def cancel(client: SyncPrefectClient, run: UUID) -> None:
+    """Cancel a flow run: by its worker where one has it."""
+    try:
+        state = client.read_flow_run(run).state
+        if state is None or state.is_final():
+            return
+        client.set_flow_run_state(run, Cancelled() if state.is_scheduled() else Cancelling())
+    except UNREACHABLE as error:  # the stage hears of it by its own heartbeat
+        get_run_logger().warning("flow run %s could not be cancelled: %s", run, error)
+
+
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    retry_delay_seconds=exponential_backoff(RETRY_DELAY),
+    retry_condition_fn=may_pass,
+)
+def send(stage: str, sender: Sender) -> Outcome:
+    """Bring one stage up to date on another machine. Raises StageFailedError."""
+    return sender.bring_up_to_date(stage, str(runtime.task_run.run_count))

@@ -1,0 +1,119 @@
+"""One stage on a worker's machine: the flow that flows/on_workers.py sends to a pool.
+
+It is deployed once for each pool, under the pool's name: `stage/cpu` in the work pool `cpu`, `stage/gpu` in `gpu`.
+The pull step (flows/checkout.py) has made a clean folder of the commit. Here DVC brings what the stage reads, runs it
+under a supervisor or takes its outputs from the run cache of the remote, and pushes both. What comes back is a report
+(flows/travel.py); a stage that failed says with which exit code, and is tried again, or not, by who sent it.
+
+In a pool with GPUs (any but `cpu`) a stage takes first a GPU of its machine (flows/host.py), then a slot of the global
+concurrency limit that has the pool's name, which has to exist: `prefect gcl create gpu --limit NUMBER`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dvc.repo import Repo
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled
+
+from flows.attempts import StageFailedError, attempt
+from flows.checkout import removed_afterwards
+from flows.heartbeat import Heart, beating
+from flows.host import taken
+from flows.supervise import STOPPED
+from flows.transfer import transfer
+from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
+from pipeline.errors import EXIT_INPUT, InputError
+from pipeline.job import PARAMS_FILE, read_stages
+from pipeline.params import Params, load_params
+from pipeline.params.workers import CPU
+from pipeline.process import die_with_parent
+
+LEASE = 120.0  # seconds after which Prefect frees the slot of a machine that is gone
+
+
+@flow(name="stage", flow_run_name="{name}", persist_result=False)
+def stage(
+    name: str,
+    commit: str,
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    records: dict[str, Any] | None = None,
+) -> State | None:
+    """Bring one stage up to date and push its outputs.
+
+    `commit` is what the pull step has checked out; `recipe` is the flow run that sends the stage, whose end by
+    cancelling ends it too; `overrides` go into params.yaml; `records` are those of the stages before it. Raises
+    StageFailedError.
+    """
+    die_with_parent()  # a worker that is killed takes its stages along, and they are sent to another one
+    root, logger = Path.cwd(), get_run_logger()
+    before = {other: Record(**record) for other, record in (records or {}).items()}
+    own = UUID(str(runtime.flow_run.id))
+    with removed_afterwards(root), beating(own, UUID(recipe) if recipe else None) as heart:
+        try:
+            report = run_here(root, name, overrides or {}, before, heart)
+        except StageFailedError as error:
+            if heart.stopped:
+                return Cancelled(message=f"stopped: {heart.reason}")
+            if error.exit_code != STOPPED:
+                tell(Report(error.outcome, error.exit_code, error.reason, read_record(root, name, error.outcome)))
+            raise
+        tell(report)
+        logger.info("%s: %s", name, report.outcome.state)
+    return None
+
+
+def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mapping[str, Record], heart: Heart) -> Report:
+    """What the flow does, in the folder of its commit. Raises StageFailedError."""
+    try:
+        override(root, overrides)
+        params = load_params(root / PARAMS_FILE)
+        if params.workers is None:
+            raise InputError(f"{PARAMS_FILE}: workers: missing: stages travel over the DVC remote that it names")
+        choose_remote(root, params.workers.remote)
+        place(root, before)
+        seconds = params.machine.stage_timeout_hours * 3600
+        with devices(name, params, params.workers.pool(name), heart) as variables:
+            if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
+                transfer(root, name, seconds, "pull", "--allow-missing", *reads)
+            command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
+            outcome = attempt(name, command, root, seconds, variables)
+        transfer(root, name, seconds, "push", "--run-cache", name)
+    except InputError as error:
+        raise StageFailedError(name, EXIT_INPUT, str(error), 0.0) from error
+    return Report(outcome, 0, "", read_record(root, name, outcome))
+
+
+def choose_remote(root: Path, remote: str | None) -> None:
+    """Make a DVC remote the default of this folder. Raises InputError where the project has no such remote."""
+    with Repo(str(root)) as repo:
+        known = repo.config["remote"]
+        name = remote or repo.config["core"].get("remote")
+        if name not in known:
+            raise InputError(
+                f"workers.remote: {name!r}: no DVC remote of the project; there are {', '.join(known) or 'none'}"
+            )
+        with repo.config.edit("local") as settings:
+            settings["core"]["remote"] = name
+
+
+@contextmanager
+def devices(name: str, params: Params, pool: str, heart: Heart) -> Iterator[dict[str, str]]:
+    """What a stage needs of its pool, for as long as it runs; yields the environment that says so."""
+    if pool == CPU:
+        yield {}
+        return
+    who = f"stage {name} of flow run {runtime.flow_run.id}"
+    with (
+        taken(1, who, get_run_logger().info, lambda: heart.stopped) as variables,
+        # Who holds the machine's own lock goes on where only the renewal of Prefect's lease has failed.
+        concurrency(pool, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False),
+    ):
+        yield variables

@@ -1,0 +1,134 @@
+"""What of a stage travels between machines beside git and DVC's remote: small, and nothing but names and digests.
+
+A worker starts from a commit. To run a stage as DVC would run it elsewhere it has to know what the stages before it
+have made: their entries in dvc.lock. To hold a budget, and to draw the page, one has to know what they have cost:
+their states and accounts. A `Record` is these three of one stage. It goes to a worker as a parameter of the flow run
+and comes back as an artifact of that run, as results of flow runs are files on the machine that ran them.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dvc.utils.serialize import dump_yaml
+from prefect.artifacts import MarkdownArtifact
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from flows.report import Outcome
+from pipeline.cost import account_file
+from pipeline.errors import InputError
+from pipeline.files import atomic_file, write_json
+from pipeline.job import PARAMS_FILE, read_yaml
+from pipeline.params import load_params
+from pipeline.state import read_state, state_file
+
+LOCK_FILE = "dvc.lock"
+SCHEMA = "2.0"  # of dvc.lock
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a stage leaves behind, beside its outputs.
+
+    The lock entry is empty where it failed; state and account are None where its outputs came from the cache.
+    """
+
+    lock: dict[str, Any]
+    state: dict[str, Any] | None
+    account: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says at the end of a stage. `exit_code` is the stage's own."""
+
+    outcome: Outcome
+    exit_code: int
+    reason: str
+    record: Record
+
+
+def read_lock(root: Path) -> dict[str, Any]:
+    """Stage → its entry in the project's dvc.lock."""
+    path = root / LOCK_FILE
+    return (read_yaml(path) or {}).get("stages", {}) if path.is_file() else {}
+
+
+def write_lock(root: Path, entries: Mapping[str, Any]) -> None:
+    """Write dvc.lock, as DVC does, in one atomic step."""
+    with atomic_file(root / LOCK_FILE) as temporary:
+        dump_yaml(str(temporary), {"schema": SCHEMA, "stages": dict(entries)})
+
+
+def read_record(root: Path, stage: str, outcome: Outcome) -> Record:
+    """The record of a stage as it came out in the project at `root`."""
+    ran = outcome.state != "fresh"
+    state = read_state(root, stage) if ran else None
+    account = account_file(root, stage, state.key) if state is not None else None
+    return Record(
+        {} if outcome.state == "failed" else read_lock(root)[stage],
+        None if state is None else asdict(state),
+        json.loads(account.read_text(encoding="utf-8")) if account is not None and account.is_file() else None,
+    )
+
+
+def place(root: Path, records: Mapping[str, Record]) -> None:
+    """Make the project at `root` know what was done elsewhere."""
+    write_lock(root, {**read_lock(root), **{stage: record.lock for stage, record in records.items() if record.lock}})
+    for stage, record in records.items():
+        if record.state is not None:
+            write_json(state_file(root, stage), record.state)
+            if record.account is not None:
+                write_json(account_file(root, stage, record.state["key"]), record.account)
+
+
+def outputs_read(deps: Iterable[str], records: Mapping[str, Record]) -> list[str]:
+    """The outputs of the recorded stages that lie at, below or above one of `deps`."""
+    outs = [out["path"] for record in records.values() for out in record.lock.get("outs", [])]
+    wanted = [Path(dependency) for dependency in deps]
+    return [out for out in outs if any(_overlap(Path(out), dependency) for dependency in wanted)]
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def override(root: Path, values: Mapping[str, Any]) -> None:
+    """Set values in the project's params.yaml, by their dotted names, and check the whole. Raises InputError."""
+    path = root / PARAMS_FILE
+    if values:
+        params = json.loads(json.dumps(read_yaml(path)))  # what YAML's anchors make one value is two from now on
+        for name, value in values.items():
+            *sections, key = name.split(".")
+            section = params
+            for part in sections:
+                section = section.setdefault(part, {}) if isinstance(section, dict) else None
+            if not isinstance(section, dict):
+                raise InputError(f"overrides: {name}: {value!r}: lies in no section of {path.name}")
+            section[key] = value
+        with atomic_file(path) as temporary:
+            dump_yaml(str(temporary), params)
+    load_params(path)
+
+
+def tell(report: Report) -> None:
+    """Keep the report as an artifact of the present flow run, where a person may read it too."""
+    text = json.dumps(asdict(report), indent=1, ensure_ascii=False)
+    key = "stage-" + "".join(character if character.isalnum() else "-" for character in report.outcome.stage)
+    MarkdownArtifact(key=key, markdown=f"```json\n{text}\n```", description=f"{report.outcome.stage}: outcome").create()
+
+
+def hear(client: SyncPrefectClient, run: UUID) -> Report | None:
+    """The report of a flow run; None where it did not come to that."""
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
+    texts = [
+        artifact.data for artifact in found if isinstance(artifact.data, str) and artifact.data.startswith("```json")
+    ]
+    if not texts:
+        return None
+    told = json.loads(texts[-1].removeprefix("```json").removesuffix("```"))
+    return Report(Outcome(**told["outcome"]), told["exit_code"], told["reason"], Record(**told["record"]))
