@@ -2,6 +2,10 @@
 
 A flow's own hooks run in its process and go with it. These run on the server, from the events of runs, and so hear of a
 process that was killed, of a run that no worker takes, of an approval that nobody gave.
+
+Silence is a doubtful sign: a heartbeat may come after the event that ends its run (PrefectHQ/prefect#21932). So the
+state is not forced, and what has ended stays as it ended; and stages, which have a sender that watches them more
+closely (flows/sending.py), are left to it.
 """
 
 from datetime import timedelta
@@ -12,7 +16,7 @@ from prefect.events.actions import CancelFlowRun, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-SILENT = timedelta(seconds=105)  # three heartbeats of 30 s (prefect.yaml) and what events take to arrive
+SILENT = timedelta(minutes=3)  # six heartbeats, by prefect.yaml
 LATE = timedelta(hours=1)
 EXPIRED = "Expired"  # name of the state of an approval that nobody gave
 NEVER_RESUMED = "The flow was paused and never resumed."  # how the server words it
@@ -38,8 +42,9 @@ AUTOMATIONS = (
         description=f"A run without a heartbeat for {SILENT.seconds} s has lost its process or its machine.",
         trigger=EventTrigger(
             after=_events("heartbeat"),
-            expect=_events("heartbeat", "Suspended", *ENDED),
+            expect=_events("heartbeat", *ENDED),
             match=_runs(),
+            match_related=_of_flows("recipe", "curate", "evaluate"),
             for_each={RUN},
             posture=Posture.Proactive,
             threshold=1,

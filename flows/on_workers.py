@@ -25,6 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
+from flows.approval import ask
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
 from flows.page import publish
@@ -113,7 +114,7 @@ def run_stages(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], se
 
 
 def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome]) -> None:
-    """Register the releases, plan, write the page: here, with everything that the stages have made.
+    """Register the releases, plan, write the page, ask for approval: here, with everything that the stages have made.
 
     Raises StageFailedError.
     """
@@ -125,6 +126,7 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
         if outcomes.get(PLAN, Outcome(PLAN, "failed")).state in ("ran", "fresh"):
             logger.info(chosen(root))
         logger.info(publish(root, kept))
+    logger.info(ask(root))
 
 
 def commit_lock(root: Path, branch: str) -> None:

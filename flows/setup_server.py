@@ -1,6 +1,7 @@
 """`python -m flows.setup_server [--gpus N]`: what prefect.yaml's deployments need on a Prefect server.
 
 Work pools, their queues, limits and automations, all by name: run again it changes what differs, and nothing else.
+A stage in the pool `gpu` takes a slot of the global limit of that name (flows/stage.py).
 The deployments themselves come from `prefect deploy --all`, which wants the pools to be there.
 """
 
@@ -38,6 +39,7 @@ async def set_up(gpus: int) -> None:
             await _pool(client, name, description, gpus if name == GPU else None)
             for queue, (priority, purpose) in QUEUES.items():
                 await _queue(client, name, queue, priority, purpose)
+        await client.upsert_global_concurrency_limit_by_name(GPU, gpus)
         await apply_automations(client)
 
 
