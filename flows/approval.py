@@ -25,6 +25,8 @@ def ask(root: Path) -> str:
     """
     params = load_params(root / PARAMS_FILE)
     approval, model = params.operation.approval, champion_model(params)
+    if params.tracking.uri is None and root != home():
+        return "nothing to approve: the registry went with this run's folder; tracking.uri is to name a server"
     aliases = Aliases(params.tracking, home())
     candidate, champion = aliases.candidate(model), aliases.champion(model)
     if candidate is None or (champion is not None and candidate.number == champion.number):
