@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from flows import artifacts
-from flows.home import home
+from flows.checkout import project_clone
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 from pipeline.promotion.hand import champion_model
@@ -25,9 +25,9 @@ def ask(root: Path) -> str:
     """
     params = load_params(root / PARAMS_FILE)
     approval, model = params.operation.approval, champion_model(params)
-    if params.tracking.uri is None and root != home():
+    if params.tracking.uri is None:
         return "nothing to approve: the registry went with this run's folder; tracking.uri is to name a server"
-    aliases = Aliases(params.tracking, home())
+    aliases = Aliases(params.tracking, project_clone())
     candidate, champion = aliases.candidate(model), aliases.champion(model)
     if candidate is None or (champion is not None and candidate.number == champion.number):
         return f"{model}: nothing to approve: the newest version is the champion"

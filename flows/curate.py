@@ -8,11 +8,12 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.logging import get_run_logger
 
 from flows import artifacts
 from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
-from flows.home import home, working_folder
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 
@@ -25,7 +26,7 @@ HOURS = 12.0
 @task(task_run_name="{step}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
 def look(step: str, root: Path, timeout: float) -> None:
     """A step of pipeline.incoming, in at most `timeout` seconds. Raises StageFailedError."""
-    attempt(STATE, ["pipeline.incoming", step, str(home())], root, timeout)
+    attempt(STATE, ["pipeline.incoming", step, str(project_clone())], root, timeout)
 
 
 def found(step: str, root: Path) -> Any:
@@ -40,26 +41,33 @@ def curate(commit: str | None = None) -> None:
     `commit`: whose params count; None: what the worker's clone has checked out. Pins of sources that have changed are
     overridden, here and in the recipe that is started; in git they stay as they are.
     """
-    root = working_folder()
-    params = load_params(root / PARAMS_FILE)
-    timeout, step = params.machine.stage_timeout_hours * 3600, look.with_options(retries=params.machine.retries)
-    step("pins", root, timeout)
-    sources = found("pins", root)
-    curated(root, timeout, params.machine.retries)
-    step("compare", root, timeout)
-    note = found("compare", root)
-    artifacts.data(note)
-    enough = params.operation.new_problems
-    if enough is None or note["new"] < enough:
-        print(f"{note['new']} new problems: no recipe (operation.new_problems: {enough})", flush=True)
-        return
-    begun = run_deployment(
+    root = Path.cwd()
+    with removed_afterwards(root):
+        params = load_params(root / PARAMS_FILE)
+        timeout, step = params.machine.stage_timeout_hours * 3600, look.with_options(retries=params.machine.retries)
+        step("pins", root, timeout)
+        sources = found("pins", root)
+        curated(root, timeout, params.machine.retries)
+        step("compare", root, timeout)
+        note = found("compare", root)
+        artifacts.data(note)
+        logger, enough = get_run_logger(), params.operation.new_problems
+        if enough is None or note["new"] < enough:
+            logger.info("%s new problems: no recipe (operation.new_problems: %s)", note["new"], enough)
+            return
+        begun = start_recipe(commit, sources, note["digest"])
+        step("begin", root, timeout)
+        logger.info("%s new problems: recipe %s", note["new"], begun)
+
+
+def start_recipe(commit: str | None, sources: list[dict[str, Any]], data: str) -> str:
+    """The name of the recipe's run on these sources, which is started unless there is one on the same `data`."""
+    run = run_deployment(
         RECIPE,
         parameters={"commit": commit, "overrides": {SOURCES: sources} if sources else {}},
         timeout=0,
         as_subflow=False,
-        idempotency_key=f"curate-{note['digest']}",  # of a run that was killed before the next line, the same one
+        idempotency_key=f"curate-{data}",
     )
-    assert isinstance(begun, FlowRun)
-    step("begin", root, timeout)
-    print(f"{note['new']} new problems: recipe {begun.name}", flush=True)
+    assert isinstance(run, FlowRun)
+    return run.name

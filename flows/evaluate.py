@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
-from flows.home import home, working_folder
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 from pipeline.promotion.hand import champion_model
@@ -22,7 +22,7 @@ HOURS = 12.0
 def evaluate_champion(root: Path, timeout: float) -> None:
     """Evaluate the champion, in at most `timeout` seconds. Raises StageFailedError; exit code 3: below the floor."""
     try:
-        attempt(NAME, ["pipeline.promotion", str(home())], root, timeout)
+        attempt(NAME, ["pipeline.promotion", str(project_clone())], root, timeout)
     finally:
         state = read_state(root, NAME)
         if state is not None and state.metrics:
@@ -35,8 +35,9 @@ def evaluate(commit: str | None = None) -> None:
 
     `commit`: whose params and held-out problems count; None: what the worker's clone has checked out.
     """
-    root = working_folder()
-    machine = load_params(root / PARAMS_FILE).machine
-    timeout = machine.stage_timeout_hours * 3600
-    curated(root, timeout, machine.retries)
-    evaluate_champion.with_options(retries=machine.retries)(root, timeout)
+    root = Path.cwd()
+    with removed_afterwards(root):
+        machine = load_params(root / PARAMS_FILE).machine
+        timeout = machine.stage_timeout_hours * 3600
+        curated(root, timeout, machine.retries)
+        evaluate_champion.with_options(retries=machine.retries)(root, timeout)

@@ -5,15 +5,17 @@ same question, which by then has an answer. A deadline that passes ends the run 
 """
 
 import math
+from pathlib import Path
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
 from flows import artifacts
-from flows.home import home, working_folder
+from flows.checkout import project_clone, removed_afterwards
 from flows.promotion import emit
 from pipeline.errors import GateFailedError
 from pipeline.figures import percent
@@ -35,23 +37,14 @@ class Decision(RunInput):
     why: str = ""
 
 
-def announce(entry: Entry) -> None:
-    if artifacts.on_server():
-        emit(entry)
-
-
-def make_champion(params: Params, model: str, version: int, why: str) -> None:
-    """Raises InputError where there is no such version, GateFailedError where the server that follows refused it."""
-    entry = Hand(home(), params, announce).promote(model, version, why)
-    if entry.event.kind == "refused" or entry.event.after.version != version:
-        raise GateFailedError(f"{model} version {version}: refused: {entry.event.why}")
-    print(f"{model} version {version} is the champion", flush=True)
-
-
 @flow(name="promote", timeout_seconds=SECONDS)
 def promote(name: str, version: int, why: str = "by hand") -> None:
-    """Make a version of the registered model `name` the champion, as `r1flow promote` does."""
-    make_champion(load_params(working_folder() / PARAMS_FILE), name, version, why)
+    """Make a version of the registered model `name` the champion, as `r1flow promote` does.
+
+    Raises InputError where there is no such version, GateFailedError where the server that follows has refused it.
+    """
+    with removed_afterwards(Path.cwd()):
+        make_champion(load_params(Path.cwd() / PARAMS_FILE), name, version, why)
 
 
 @flow(name="follow", timeout_seconds=SECONDS)
@@ -61,22 +54,35 @@ def follow(version: int | None = None, hours: float | None = None) -> State:
     `version`: of the model that `r1flow serve` follows; None: its newest candidate. `hours`: until the question lapses;
     None: operation.approval.hours.
     """
-    params = load_params(working_folder() / PARAMS_FILE)
-    aliases, model = Aliases(params.tracking, home()), champion_model(params)
-    candidate, champion = aliases.candidate(model), aliases.champion(model)
-    if version is not None:
-        candidate = aliases.version(model, version)
-    if candidate is None or (champion is not None and candidate.number == champion.number):
-        return Completed(message=f"{model}: no candidate but the champion")
-    asked = question(aliases, candidate, champion)
-    artifacts.note("approval", asked, f"Is {model} version {candidate.number} to be champion?")
-    form = Decision.with_initial_data(description=asked, version=candidate.number, promote=True, why="")
-    deadline = params.operation.approval.hours if hours is None else hours
-    decision = suspend_flow_run(form, timeout=math.ceil(deadline * 3600), key=QUESTION)
-    if not decision.promote:
-        return Cancelled(name="Declined", message=f"Version {decision.version} stays a candidate: {decision.why}")
-    make_champion(params, model, decision.version, decision.why or "approved on the run's page")
-    return Completed(message=f"{model} version {decision.version} is the champion")
+    with removed_afterwards(Path.cwd()):
+        params = load_params(Path.cwd() / PARAMS_FILE)
+        aliases, model = Aliases(params.tracking, project_clone()), champion_model(params)
+        candidate = aliases.candidate(model) if version is None else aliases.version(model, version)
+        champion = aliases.champion(model)
+        if candidate is None or (champion is not None and candidate.number == champion.number):
+            return Completed(message=f"{model}: no candidate but the champion")
+        asked = question(aliases, candidate, champion)
+        artifacts.note("approval", asked, f"Is {model} version {candidate.number} to be champion?")
+        form = Decision.with_initial_data(description=asked, version=candidate.number, promote=True, why="")
+        deadline = params.operation.approval.hours if hours is None else hours
+        decision = suspend_flow_run(form, timeout=math.ceil(deadline * 3600), key=QUESTION)
+        if not decision.promote:
+            return Cancelled(name="Declined", message=f"Version {decision.version} stays a candidate: {decision.why}")
+        make_champion(params, model, decision.version, decision.why or "approved on the run's page")
+        return Completed(message=f"{model} version {decision.version} is the champion")
+
+
+def make_champion(params: Params, model: str, version: int, why: str) -> None:
+    """Raises InputError where there is no such version, GateFailedError where a server that follows refused it."""
+    entry = Hand(project_clone(), params, announce).promote(model, version, why)
+    if entry.event.kind == "refused" or entry.event.after.version != version:
+        raise GateFailedError(f"{model} version {version}: refused: {entry.event.why}")
+    get_run_logger().info("%s version %s is the champion", model, version)
+
+
+def announce(entry: Entry) -> None:
+    if artifacts.on_server():
+        emit(entry)
 
 
 def question(aliases: Aliases, candidate: Version, champion: Version | None) -> str:
