@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from prefect.artifacts import (
 )
 
 from flows.report import Outcome
-from pipeline.figures import duration, percent
+from pipeline.figures import duration, number, percent
+from pipeline.job import artifacts as outputs_folder
 
 Row = Mapping[str, Any]
 
@@ -39,13 +41,16 @@ def stages(outcomes: Iterable[Outcome]) -> None:
         {"stage": one.stage, "state": one.state, "time": duration(one.seconds) if one.seconds else ""}
         for one in outcomes
     ]
-    _table("recipe", rows, "How the stages of this run came out.")
+    _table("recipe", rows, "Stages, and how they came out.")
 
 
-def stage(outcome: Outcome, metrics: Mapping[str, float]) -> None:
-    """One stage's figures."""
-    rows = [{"figure": name, "value": f"{value:.4g}"} for name, value in metrics.items()]
-    _table(key("stage", outcome.stage), rows, f"Figures of the stage `{outcome.stage}`, which {outcome.state}.")
+def stage(root: Path, outcome: Outcome) -> None:
+    """The figures of one stage that has come to its end."""
+    file = outputs_folder(root, outcome.stage) / "metrics.json"
+    metrics: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = [{"figure": name, "value": number(value)} for name, value in metrics.items()]
+    how = "was up to date" if outcome.state == "fresh" else f"ran {duration(outcome.seconds)}"
+    _table(key("figures", outcome.stage), rows, f"Figures of the stage {outcome.stage}, which {how}.")
 
 
 def data(note: Mapping[str, Any]) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, runtime
-from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
+from flows import artifacts
 from flows.approval import ask
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
@@ -149,6 +149,4 @@ def commit_lock(root: Path, branch: str) -> None:
 
 def show(stages: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
     """The table that a person sees with the flow run."""
-    rows = [outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages]
-    table = [{"stage": row.stage, "state": row.state, "seconds": round(row.seconds, 1)} for row in rows]
-    create_table_artifact(key="recipe", table=table, description="Stages, and how they came out")
+    artifacts.stages(outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages)
