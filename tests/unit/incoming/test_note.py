@@ -27,9 +27,7 @@ def test_what_is_new_and_how_far_it_has_moved(tmp_path: Path, place: str) -> Non
     history.begin(accepted_problems(root)["id"])
 
     accept(root, ["sum"] * 8 + ["count"] * 2, prompt="1234567890")
-    second = compare(
-        root, History(place, home, ["a", "b"])
-    )  # another day's process; the order of sources is the same set
+    second = compare(root, History(place, home, ["a", "b"]))
     assert (second.problems, second.new) == (10, 2)
     assert second.digest != first.digest
     assert second.drift == {"length_drift": pytest.approx(0.25), "task_drift": pytest.approx(0.2)}

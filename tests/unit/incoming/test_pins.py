@@ -15,7 +15,7 @@ SOURCES = """\
 curation:
   sources:
     - {kind: generated, name: made, problems: 10, families: {sum: 1.0}}
-    - {kind: jsonl, name: sums, path: sums.jsonl, task: sum, digest: %s}
+    - {kind: jsonl, name: sums, path: sums.jsonl, task: sum, digest: "%s"}
 """
 
 
