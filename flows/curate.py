@@ -14,6 +14,7 @@ from flows import artifacts
 from flows.attempts import RETRY_DELAY, attempt, may_pass
 from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
+from flows.names import dated
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 
@@ -34,7 +35,7 @@ def found(step: str, root: Path) -> Any:
     return json.loads((root / "runs" / STATE / f"{step}.json").read_text(encoding="utf-8"))
 
 
-@flow(name="curate", timeout_seconds=HOURS * 3600)
+@flow(name="curate", flow_run_name=dated, timeout_seconds=HOURS * 3600)
 def curate(commit: str | None = None) -> None:
     """Curate what the sources hold now, note how far it has drifted, and start the recipe where enough of it is new.
 

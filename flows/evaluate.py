@@ -9,6 +9,7 @@ from flows import artifacts
 from flows.attempts import RETRY_DELAY, attempt, may_pass
 from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
+from flows.names import dated
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 from pipeline.promotion.hand import champion_model
@@ -29,7 +30,7 @@ def evaluate_champion(root: Path, timeout: float) -> None:
             artifacts.standing(state.metrics, champion_model(load_params(root / PARAMS_FILE)))
 
 
-@flow(name="evaluate", timeout_seconds=HOURS * 3600)
+@flow(name="evaluate", flow_run_name=dated, timeout_seconds=HOURS * 3600)
 def evaluate(commit: str | None = None) -> None:
     """Evaluate the registered champion on held-out problems; fails where it lies below its floor.
 

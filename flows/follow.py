@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Completed
 
 from flows import artifacts
 from flows.checkout import project_clone, removed_afterwards
+from flows.names import asked
 from flows.promotion import emit
 from pipeline.errors import GateFailedError
 from pipeline.figures import percent
@@ -37,7 +38,7 @@ class Decision(RunInput):
     why: str = ""
 
 
-@flow(name="promote", timeout_seconds=SECONDS)
+@flow(name="promote", flow_run_name="promote {name} {version}", timeout_seconds=SECONDS)
 def promote(name: str, version: int, why: str = "by hand") -> None:
     """Make a version of the registered model `name` the champion, as `r1flow promote` does.
 
@@ -47,7 +48,7 @@ def promote(name: str, version: int, why: str = "by hand") -> None:
         make_champion(load_params(Path.cwd() / PARAMS_FILE), name, version, why)
 
 
-@flow(name="follow", timeout_seconds=SECONDS)
+@flow(name="follow", flow_run_name=asked, timeout_seconds=SECONDS)
 def follow(version: int | None = None, hours: float | None = None) -> State:
     """Ask whether a candidate is to be champion, and wait for the answer.
 

@@ -28,6 +28,7 @@ from flows import artifacts
 from flows.approval import ask
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
+from flows.names import dated
 from flows.page import publish
 from flows.planning import chosen
 from flows.recipe import AFTER, follow_up
@@ -50,7 +51,7 @@ from pipeline.release.record import STAGE as DEPLOYMENT
 AT_ONCE = 100  # stages that are sent and watched at a time: how many run is up to the workers
 
 
-@flow(name="recipe", persist_result=False)
+@flow(name="recipe", flow_run_name=dated, persist_result=False)
 def recipe_on_workers(
     commit: str | None = None,
     until: str | None = None,
