@@ -8,7 +8,8 @@ It runs in the pool `cpu`, in a folder that the pull step has made of its commit
 pool: `stage/cpu`, `stage/gpu`, … (flows/stage.py). What follows the deployment stage (registration, plan, page)
 happens here. A worker of the pool `cpu` has to take at least two flow runs at a time: this one, and a stage.
 
-dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone. With
+dvc.lock is written after each stage, and the page at the end, to runs/recipes/FLOW-RUN/ of this worker's clone; at the
+end it goes to recipes/FLOW-RUN/ in the artifact store too, where params name one (`machine.store`). With
 `branch` it is committed, with the params that it belongs to, on top of the recipe's commit, and pushed to that branch
 of the clone's origin.
 """
@@ -23,9 +24,11 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.tasks import exponential_backoff
 
 from flows import artifacts
 from flows.approval import ask
+from flows.attempts import RETRY_DELAY
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
 from flows.names import dated
@@ -43,10 +46,11 @@ from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
-from pipeline.params.workers import Workers
+from pipeline.params.workers import CPU, Workers
 from pipeline.planning.record import NAME as PLAN
 from pipeline.process import die_with_parent
 from pipeline.release.record import STAGE as DEPLOYMENT
+from pipeline.store import artifact_store
 
 AT_ONCE = 100  # stages that are sent and watched at a time: how many run is up to the workers
 
@@ -85,28 +89,33 @@ def recipe_on_workers(
             stop_all()
             sender.stop()
             show((*stages, *AFTER) if DEPLOYMENT in stages else stages, outcomes)
+            if params.machine.store is not None:
+                store_lock(root, params.machine.store, f"recipes/{journey.recipe}/{LOCK_FILE}")
         if branch:
             commit_lock(root, branch)
 
 
 def require_workers(params: Params, stages: Sequence[str]) -> Workers:
-    """The section `workers`, once every pool that it sends a stage to has its deployment. Raises InputError."""
+    """The section `workers`, once the server knows every pool that it sends a stage to. Raises InputError."""
     if params.workers is None:
         raise InputError(f"{PARAMS_FILE}: workers: missing: it says in which pools the stages run")
     with get_client(sync_client=True) as client:
-        for pool in {params.workers.pool(stage) for stage in stages}:
+        for pool in sorted({params.workers.pool(stage) for stage in stages}):
+            deployment, wanted = DEPLOYMENT_OF.format(pool=pool), f"deployment {DEPLOYMENT_OF.format(pool=pool)}"
             try:
-                client.read_deployment_by_name(DEPLOYMENT_OF.format(pool=pool))
+                client.read_deployment_by_name(deployment)
+                if pool != CPU:
+                    wanted = f"global concurrency limit {pool}"
+                    client.read_global_concurrency_limit_by_name(pool)
             except ObjectNotFound:
-                raise InputError(
-                    f"{PARAMS_FILE}: workers: {pool!r}: no deployment {DEPLOYMENT_OF.format(pool=pool)} on the server"
-                ) from None
+                raise InputError(f"{PARAMS_FILE}: workers: {pool!r}: the server has no {wanted}") from None
     return params.workers
 
 
 def run_stages(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], sender: Sender, retries: int) -> None:
     """Send `stages` as they get ready and note how each came out. Raises the first StageFailedError."""
-    task_of = send.with_options(retries=retries)
+    # Prefect works the pauses out here, from the number of retries.
+    task_of = send.with_options(retries=retries, retry_delay_seconds=exponential_backoff(RETRY_DELAY))
 
     def begin(stage: str, beside: int) -> PrefectFuture[Outcome]:
         return task_of.submit(stage, sender)
@@ -128,6 +137,16 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
             logger.info(chosen(root))
         logger.info(publish(root, kept))
     logger.info(ask(root))
+
+
+def store_lock(root: Path, place: str, key: str) -> None:
+    """Put dvc.lock, as far as it has come, into the artifact store. Whether that works changes nothing else."""
+    if not (root / LOCK_FILE).is_file():
+        return
+    try:
+        artifact_store(place, root).upload(root / LOCK_FILE, key)
+    except (InputError, ConnectionError) as error:
+        get_run_logger().warning("%s is not in the artifact store: %s", LOCK_FILE, error)
 
 
 def commit_lock(root: Path, branch: str) -> None:

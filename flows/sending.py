@@ -22,9 +22,8 @@ from prefect.client.schemas.objects import State as PrefectState
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Crashed
-from prefect.tasks import exponential_backoff
 
-from flows.attempts import RETRY_DELAY, StageFailedError, may_pass
+from flows.attempts import StageFailedError, may_pass
 from flows.dag import Dag
 from flows.heartbeat import LABEL, UNREACHABLE
 from flows.report import Outcome
@@ -76,13 +75,20 @@ class Sender:
         raise StageFailedError(stage, EXIT_BUG, f"{LOSSES + 1} machines were lost in it", 0.0)
 
     def stop(self) -> None:
-        """Cancel all that was sent and has not ended; nothing is sent any more."""
+        """Send nothing any more. Where the recipe is cancelled, cancel what was sent and has not ended.
+
+        Where it ends for another reason, as its worker is stopped, those go on: the next recipe finds their work.
+        """
         with self._lock:
             self._stopping.set()
             live = tuple(self._live)
+        if not live:
+            return
         with get_client(sync_client=True) as client:
-            for run in live:
-                cancel(client, run)
+            recipe = client.read_flow_run(self._journey.recipe).state
+            if recipe is not None and (recipe.is_cancelling() or recipe.is_cancelled()):
+                for run in live:
+                    cancel(client, run)
 
     def _send(self, stage: str, key: str) -> UUID:
         journey = self._journey
@@ -192,12 +198,7 @@ def cancel(client: SyncPrefectClient, run: UUID) -> None:
         get_run_logger().warning("flow run %s could not be cancelled: %s", run, error)
 
 
-@task(
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    retry_delay_seconds=exponential_backoff(RETRY_DELAY),
-    retry_condition_fn=may_pass,
-)
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_condition_fn=may_pass)
 def send(stage: str, sender: Sender) -> Outcome:
     """Bring one stage up to date on another machine. Raises StageFailedError."""
     return sender.bring_up_to_date(stage, str(runtime.task_run.run_count))

@@ -31,8 +31,8 @@ from flows.supervise import STOPPED
 from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
-from pipeline.job import PARAMS_FILE, read_stages
-from pipeline.params import Params, load_params
+from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml, require_stage
+from pipeline.params import load_params
 from pipeline.params.workers import CPU
 from pipeline.process import die_with_parent
 
@@ -79,10 +79,11 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         params = load_params(root / PARAMS_FILE)
         if params.workers is None:
             raise InputError(f"{PARAMS_FILE}: workers: missing: stages travel over the DVC remote that it names")
+        require_stage(root, name)
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
-        with devices(name, params, params.workers.pool(name), heart) as variables:
+        with devices(root, name, params.workers.pool(name), heart) as variables:
             if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
                 transfer(root, name, seconds, "pull", "--allow-missing", *reads)
             command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
@@ -107,15 +108,22 @@ def choose_remote(root: Path, remote: str | None) -> None:
 
 
 @contextmanager
-def devices(name: str, params: Params, pool: str, heart: Heart) -> Iterator[dict[str, str]]:
+def devices(root: Path, name: str, pool: str, heart: Heart) -> Iterator[dict[str, str]]:
     """What a stage needs of its pool, for as long as it runs; yields the environment that says so."""
     if pool == CPU:
         yield {}
         return
-    who = f"stage {name} of flow run {runtime.flow_run.id}"
+    count, who = gpus_of(root, name), f"stage {name} of flow run {runtime.flow_run.id}"
     with (
-        taken(1, who, get_run_logger().info, lambda: heart.stopped) as variables,
+        taken(count, who, get_run_logger().info, lambda: heart.stopped) as variables,
         # Who holds the machine's own lock goes on where only the renewal of Prefect's lease has failed.
-        concurrency(pool, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False),
+        concurrency(pool, count, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False),
     ):
         yield variables
+
+
+def gpus_of(root: Path, name: str) -> int:
+    """How many GPUs of one machine a stage uses: as many as it has ranks there, if dvc.yaml lets it have ranks."""
+    if "distributed" not in read_stages(root)[name].get("params", []):
+        return 1
+    return at(read_yaml(root / PARAMS_FILE), "distributed.ranks") or 1

@@ -16,7 +16,7 @@ from uuid import UUID
 from dvc.utils.serialize import dump_yaml
 from prefect.artifacts import MarkdownArtifact
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 
 from flows.report import Outcome
 from pipeline.cost import account_file
@@ -28,6 +28,8 @@ from pipeline.state import read_state, state_file
 
 LOCK_FILE = "dvc.lock"
 SCHEMA = "2.0"  # of dvc.lock
+REPORT = "stage-report"  # an artifact's key
+OPENING, CLOSING = "```json\n", "\n```"
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,15 @@ def override(root: Path, values: Mapping[str, Any]) -> None:
 def tell(report: Report) -> None:
     """Keep the report as an artifact of the present flow run, where a person may read it too."""
     text = json.dumps(asdict(report), indent=1, ensure_ascii=False)
-    key = "stage-" + "".join(character if character.isalnum() else "-" for character in report.outcome.stage)
-    MarkdownArtifact(key=key, markdown=f"```json\n{text}\n```", description=f"{report.outcome.stage}: outcome").create()
+    name = f"{report.outcome.stage}: how it came out, for who has sent it"
+    MarkdownArtifact(key=REPORT, markdown=f"{OPENING}{text}{CLOSING}", description=name).create()
 
 
 def hear(client: SyncPrefectClient, run: UUID) -> Report | None:
     """The report of a flow run; None where it did not come to that."""
-    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
-    texts = [
-        artifact.data for artifact in found if isinstance(artifact.data, str) and artifact.data.startswith("```json")
-    ]
-    if not texts:
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[REPORT]))
+    found = client.read_artifacts(artifact_filter=of_run)
+    if not found:
         return None
-    told = json.loads(texts[-1].removeprefix("```json").removesuffix("```"))
+    told = json.loads(str(found[0].data).removeprefix(OPENING).removesuffix(CLOSING))
     return Report(Outcome(**told["outcome"]), told["exit_code"], told["reason"], Record(**told["record"]))

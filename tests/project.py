@@ -63,8 +63,10 @@ from pipeline.state import Attempt
 
 DETACHED = "import time; time.sleep(600)"
 
+PLAYED = Path(os.environ.get("PLAYED", "played"))
+
 def work(stage, root, behaviour):
-    with (root / "played" / "calls").open("a") as calls:
+    with (PLAYED / "calls").open("a") as calls:
         calls.write(stage + "\\n")
     match behaviour:
         case "input":
@@ -75,23 +77,23 @@ def work(stage, root, behaviour):
             raise RunStoppedError("step 20: dead reward")
         case "crash":
             raise RuntimeError("out of luck")
-        case "crash once" if not (root / "played" / "crashed").exists():
-            (root / "played" / "crashed").touch()
+        case "crash once" if not (PLAYED / "crashed").exists():
+            (PLAYED / "crashed").touch()
             raise RuntimeError("out of luck")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "slow":
             time.sleep(3)
         case "meet":
-            (root / "played" / stage).touch()
+            (PLAYED / stage).touch()
             deadline = time.monotonic() + 30
-            while not all((root / "played" / other).exists() for other in ("first", "aside")):
+            while not all((PLAYED / other).exists() for other in ("first", "aside")):
                 if time.monotonic() > deadline:
                     raise GateFailedError("nobody came")
                 time.sleep(0.05)
         case "hang":
             subprocess.Popen([sys.executable, "-c", DETACHED], start_new_session=True)
-            (root / "played" / "hangs").touch()
+            (PLAYED / "hangs").touch()
             time.sleep(600)
     out = artifacts(root, stage)
     out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,7 @@ def main(stage, root):
     exit_on_signals()
     try:
         with Attempt(root, stage):
-            work(stage, root, json.loads((root / "played" / "behaviour.json").read_text()).get(stage))
+            work(stage, root, json.loads((PLAYED / "behaviour.json").read_text()).get(stage))
     except EXPECTED as error:
         return exit_code(error)
 

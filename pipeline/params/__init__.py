@@ -5,6 +5,7 @@ file, section, key, value and rule. Values are never converted: `"3"` is not a n
 DVC does, so `3e-6` is one.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,6 +168,11 @@ class Params(Section):
             raise ValueError(f"workers.pools: no stage {unknown[0]!r}; there are {', '.join(sorted(stages))}")
         if self.tracking.uri is None:
             raise ValueError("workers: needs tracking.uri, which all machines reach: the default is a local file")
+        store = self.machine.store
+        if store is not None and not store.startswith(("s3://", "/")):
+            raise ValueError(
+                f"workers: machine.store: {store!r}: must be s3://… or an absolute path: machines share it"
+            )
         return self
 
 
@@ -178,10 +184,20 @@ def load_params(path: Path) -> Params:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    _refuse_credentials(path, document)
     try:
         return Params.model_validate(document)
     except ValidationError as error:
         raise InputError("\n".join(f"{path}: {_explain(detail)}" for detail in error.errors())) from None
+
+
+def _refuse_credentials(path: Path, part: Any, key: str = "") -> None:
+    """Params go into records, so no address of a store may hold credentials. The message does not repeat them."""
+    if isinstance(part, dict | list):
+        for name, value in part.items() if isinstance(part, dict) else enumerate(part):
+            _refuse_credentials(path, value, f"{key}.{name}".lstrip("."))
+    elif isinstance(part, str) and re.match(r"s3://[^/]*@", part):
+        raise InputError(f"{path}: {key}: an address s3://… must not hold credentials: boto3's own places have them")
 
 
 def _explain(detail: Any) -> str:

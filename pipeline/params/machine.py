@@ -54,4 +54,6 @@ class Machine(Section):
     retries: Annotated[int, Field(ge=0)] = 1
     prices: Prices = Prices()
     budget: Budget | None = None
+    # Of copies of checkpoints and releases: s3://bucket/prefix or a folder, for all machines of a project the same
+    store: Annotated[str, Field(min_length=1)] | None = None
     serving: Serving = Serving()

@@ -11,7 +11,6 @@ those the store's own means help (versions, object lock).
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -101,25 +100,22 @@ class Ledger:
             number, previous = len(entries) + 1, entries[-1].hash if entries else FIRST
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
             content = {"number": number, "when": stamp, **_written(event), "previous": previous}
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "entry"
-                file.write_text(_line(content | {"hash": _hash(content)}), encoding="utf-8")
-                if self._store.create(file, _key(number)):
-                    return self._read(number, previous)
+            if self._store.create(_key(number), _line(content | {"hash": _hash(content)}).encode()):
+                return self._read(number, previous)
 
     def _read(self, number: int, previous: str) -> Entry:
         where = f"{self.place}: entry {number}"
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "entry"
-            self._store.download(_key(number), file)
-            text = file.read_text(encoding="utf-8")
+        found = self._store.read(_key(number))
+        if found is None:
+            raise InputError(f"{where}: missing")
         try:
+            text = found.data.decode()
             content = json.loads(text)
-            found = content.pop("hash")
-            entry = Entry(content["number"], content["when"], _event(content), content["previous"], found)
+            own = content.pop("hash")
+            entry = Entry(content["number"], content["when"], _event(content), content["previous"], own)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{where}: no entry of a ledger: {error}") from error
-        if text != _line(content | {"hash": found}) or _hash(content) != found or entry.number != number:
+        if text != _line(content | {"hash": own}) or _hash(content) != own or entry.number != number:
             raise InputError(f"{where}: was changed: its content does not have the hash that it names")
         if entry.previous != previous:
             raise InputError(f"{where}: follows another entry than the one before it: that one was changed")

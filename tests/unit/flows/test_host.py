@@ -1,0 +1,88 @@
+"""A GPU of a machine is one stage's at a time, and who waits for it says for whom."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.host import gpus, taken
+from pipeline.errors import InputError
+
+HOLD = """\
+import sys
+from flows.host import taken
+with taken(1, "stage base", print, lambda: False) as variables:
+    print(variables, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R1FLOW_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr("flows.host.POLL", 0.05)
+
+
+def hold() -> subprocess.Popen[str]:
+    """Another process that holds a slot of this machine until it is killed."""
+    command = [sys.executable, "-c", HOLD]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("{")
+    return process
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the machine itself is what is taken
+    other = hold()
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        other.kill()
+
+    with taken(1, "stage general_rl", say, lambda: False) as variables:
+        assert variables == {}
+    other.wait()
+    assert len(said) == 1
+    assert f"machine is or was held by stage base, process {other.pid}" in said[0]
+
+
+def test_each_stage_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert gpus() == ("4", "7")
+    other = hold()  # has the first
+    with taken(1, "stage general_rl", pytest.fail, lambda: False) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == "7"
+    other.kill()
+    other.wait()
+    with taken(2, "stage general_rl", pytest.fail, lambda: False) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == "4,7"
+    with (
+        pytest.raises(InputError, match=r"distributed\.ranks: 3: this machine has 2 GPUs"),
+        taken(3, "stage base", pytest.fail, lambda: False),
+    ):
+        pass
+
+
+def test_nobody_holds_a_part_of_what_he_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    other = hold()
+    stopped: list[bool] = []
+    with taken(2, "stage base", lambda line: stopped.append(True), lambda: bool(stopped)) as variables:
+        assert variables == {}  # stopped while it waited
+        with taken(1, "stage general_rl", pytest.fail, lambda: False) as free:
+            assert free["CUDA_VISIBLE_DEVICES"] == "1"
+    other.kill()
+    other.wait()
+
+
+def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid() == 0:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    else:
+        monkeypatch.setenv("R1FLOW_LOCKS", "/")
+    with pytest.raises(InputError, match="belongs to another user"), taken(1, "stage", print, lambda: False):
+        pass
