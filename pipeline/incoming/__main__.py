@@ -23,6 +23,7 @@ from pipeline.process import die_with_parent, exit_on_signals
 from pipeline.state import Attempt
 
 STEPS = ("pins", "compare", "begin")
+KEPT = "runs/store"  # of HOME, where params name no artifact store
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +45,7 @@ def step(name: str, root: Path, home: Path) -> Any:
     """What the step has found, as it is written down."""
     params = load_params(root / PARAMS_FILE)
     sources = [source.name for source in params.curation.sources]
-    history = History(params.operation.history, home, sources)
+    history = History(params.machine.store or KEPT, home, sources)
     if name == "compare":
         return asdict(compare(root, history))
     if name == "begin":

@@ -1,8 +1,6 @@
 """What the deployments on a Prefect server do by themselves (flows/, docs/operate.md). No stage depends on it."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from pipeline.params.section import Count, Positive, Section, Share
 
@@ -21,8 +19,6 @@ class Approval(Section):
 class Operation(Section):
     # Accepted problems that the last recipe has not had, for `curate` to start the next one; None: it never does
     new_problems: Count | None = 1000
-    # Where `curate` keeps what it has accepted: a folder in the worker's project, or s3://… where workers share it
-    history: Annotated[str, Field(pattern=r"^(s3://[^/].*|[^/~:][^:]*)$")] = "runs/accepted"
     approval: Approval = Approval()
     # How far the champion's pass@1 may lie below what it was at its registration, in the nightly evaluation
     fall: Share = 0.05

@@ -107,7 +107,6 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
         ),
         ("operation", {"approval": {"hours": 0.0}}, "operation.approval.hours: 0.0: Input should be greater than 0"),
         ("operation", {"new_problems": 0}, "operation.new_problems: 0: Input should be greater than or equal to 1"),
-        ("operation", {"history": "https://host/x"}, "operation.history: 'https://host/x': String should match"),
         ("operation", {"fall": 5.0}, "operation.fall: 5.0: Input should be less than or equal to 1"),
         ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
