@@ -61,11 +61,11 @@ def data(note: Mapping[str, Any]) -> None:
         f"{note['problems']:,} problems passed the gates; {note['new']:,} of them no recipe was started on yet.",
         "",
         f"Mean prompt: {note['mean_prompt_chars']:.1f} characters"
-        + ("." if last is None else f"; the last accepted set's: {last:.1f} (drift {drift['length_drift']:.1%})."),
+        + ("." if last is None else f"; the last accepted set's: {last:.1f} (drift {percent(drift['length_drift'])})."),
         "",
         "No set was accepted before this one."
         if last is None
-        else f"Task mix: distance {drift['task_drift']:.1%} from the last accepted set's.",
+        else f"Task mix: distance {percent(drift['task_drift'])} from the last accepted set's.",
         "",
         "| task | share | before |",
         "|---|---|---|",

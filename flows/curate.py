@@ -11,12 +11,13 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
 from flows import artifacts
-from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.attempts import attempt, may_pass, tried
 from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
 from flows.names import dated
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
+from pipeline.process import die_with_parent
 
 RECIPE = "recipe/recipe"
 STATE = "incoming"  # pipeline.incoming.note.FOLDER
@@ -24,7 +25,7 @@ SOURCES = "curation.sources"
 HOURS = 12.0
 
 
-@task(task_run_name="{step}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
+@task(task_run_name="{step}", cache_policy=NO_CACHE, retry_condition_fn=may_pass)
 def look(step: str, root: Path, timeout: float) -> None:
     """A step of pipeline.incoming, in at most `timeout` seconds. Raises StageFailedError."""
     attempt(STATE, ["pipeline.incoming", step, str(project_clone())], root, timeout)
@@ -42,10 +43,11 @@ def curate(commit: str | None = None) -> None:
     `commit`: whose params count; None: what the worker's clone has checked out. Pins of sources that have changed are
     overridden, here and in the recipe that is started; in git they stay as they are.
     """
+    die_with_parent()
     root = Path.cwd()
     with removed_afterwards(root):
         params = load_params(root / PARAMS_FILE)
-        timeout, step = params.machine.stage_timeout_hours * 3600, look.with_options(retries=params.machine.retries)
+        timeout, step = params.machine.stage_timeout_hours * 3600, tried(look, params.machine.retries)
         step("pins", root, timeout)
         sources = found("pins", root)
         curated(root, timeout, params.machine.retries)

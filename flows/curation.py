@@ -5,15 +5,16 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.attempts import RETRY_DELAY, attempt, may_pass
+from flows.attempts import attempt, may_pass, tried
 from flows.report import Outcome
 
 
-@task(task_run_name="curation", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
+@task(task_run_name="curation", cache_policy=NO_CACHE, retry_condition_fn=may_pass)
 def curate_data(root: Path, timeout: float) -> Outcome:
     """Bring the stage up to date, in at most `timeout` seconds. Raises StageFailedError; exit code 3: a gate failed."""
     return attempt("curation", ["dvc", "--wait-for-lock", "repro", "--single-item", "curation"], root, timeout)
 
 
 def curated(root: Path, timeout: float, retries: int) -> Outcome:
-    return curate_data.with_options(retries=retries)(root, timeout)
+    """Do that, and try again what may pass."""
+    return tried(curate_data, retries)(root, timeout)

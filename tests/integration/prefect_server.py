@@ -60,7 +60,7 @@ class PrefectServer:
             env={**self.environment, "PYTHONPATH": str(cwd), **(variables or {})},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -68,7 +68,7 @@ class PrefectServer:
     def state(self, flow_run: str) -> dict[str, Any]:
         return self.get(f"/flow_runs/{flow_run}")["state"]
 
-    def wait(self, until: Callable[[], object], seconds: float = 60.0) -> None:
+    def wait(self, until: Callable[[], object], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not until():
             assert self._process.poll() is None, self._said()

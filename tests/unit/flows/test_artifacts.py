@@ -37,7 +37,7 @@ def test_a_note_on_the_first_set_and_on_a_later_one(written: list[dict[str, Any]
     tasks = [{"task": "sum", "share": 0.8, "last_share": 1.0}]
     artifacts.data({**first, "new": 200, "last_mean_prompt_chars": 6.4, "drift": drift, "tasks": tasks})
     assert "No set was accepted before this one." in written[0]["markdown"]
-    assert "drift 25.0%" in written[1]["markdown"]
+    assert "drift 25.0 %" in written[1]["markdown"]
     assert "| sum | 80.0 % | 100.0 % |" in written[1]["markdown"]
 
 
