@@ -205,7 +205,7 @@ def champion(project: Project) -> int:
 
 def test_who_does_not_answer_leaves_a_candidate(runs: Runs, versions: tuple[int, int]) -> None:
     asked = runs.start("follow/follow", hours=1 / 3600)
-    assert runs.execute(asked)["name"] == "Suspended"
+    runs.execute(asked)  # Suspended, and perhaps more than that by now
     runs.server.wait(lambda: runs.server.state(asked)["name"] == "Expired")
     assert "stays a candidate" in runs.server.state(asked)["message"]
     assert champion(runs.project) == versions[0]
