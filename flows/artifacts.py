@@ -53,14 +53,14 @@ def stage(root: Path, outcome: Outcome) -> None:
     _table(key("figures", outcome.stage), rows, f"Figures of the stage {outcome.stage}, which {how}.")
 
 
-def data(note: Mapping[str, Any]) -> None:
+def data(found: Mapping[str, Any]) -> None:
     """The day's data (pipeline.incoming.note.Note): how much is new, how far lengths and tasks have moved."""
-    last, drift = note["last_mean_prompt_chars"], note["drift"]
+    last, drift = found["last_mean_prompt_chars"], found["drift"]
     lines = [
         "# Curated data",
-        f"{note['problems']:,} problems passed the gates; {note['new']:,} of them no recipe was started on yet.",
+        f"{found['problems']:,} problems passed the gates; {found['new']:,} of them no recipe was started on yet.",
         "",
-        f"Mean prompt: {note['mean_prompt_chars']:.1f} characters"
+        f"Mean prompt: {found['mean_prompt_chars']:.1f} characters"
         + ("." if last is None else f"; the last accepted set's: {last:.1f} (drift {percent(drift['length_drift'])})."),
         "",
         "No set was accepted before this one."
@@ -69,14 +69,14 @@ def data(note: Mapping[str, Any]) -> None:
         "",
         "| task | share | before |",
         "|---|---|---|",
-        *(f"| {row['task']} | {percent(row['share'])} | {_share(row['last_share'])} |" for row in note["tasks"]),
+        *(f"| {row['task']} | {percent(row['share'])} | {_share(row['last_share'])} |" for row in found["tasks"]),
     ]
-    _markdown("data", "\n".join(lines), "What curation found in the sources, and how far it has drifted.")
+    note("data", "\n".join(lines), "What curation found in the sources, and how far it has drifted.")
 
 
 def standing(figures: Mapping[str, float], model: str) -> None:
     """The champion tonight (pipeline.promotion.standing.Standing.figures)."""
-    held = figures["pass_at_1"] >= figures["floor"]
+    held = figures["pass_at_1"] >= figures["floor"] - 1e-9
     row = {
         "model": model,
         "version": int(figures["version"]),
@@ -92,7 +92,7 @@ def standing(figures: Mapping[str, float], model: str) -> None:
 
 def note(name: str, text: str, description: str) -> None:
     """A page of Markdown."""
-    _markdown(name, text, description)
+    _harmless(lambda: create_markdown_artifact(key=name, markdown=text, description=description))
 
 
 class Progress:
@@ -119,10 +119,6 @@ def _share(share: float | None) -> str:
 
 def _table(name: str, rows: Sequence[Row], description: str) -> None:
     _harmless(lambda: create_table_artifact(key=name, table=[dict(row) for row in rows], description=description))
-
-
-def _markdown(name: str, text: str, description: str) -> None:
-    _harmless(lambda: create_markdown_artifact(key=name, markdown=text, description=description))
 
 
 def _harmless(write: Callable[[], object]) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import WorkPool
 from prefect.exceptions import ObjectNotFound
 
 from flows.automations import apply_automations
@@ -44,14 +43,15 @@ async def set_up(gpus: int) -> None:
 
 
 async def _pool(client: PrefectClient, name: str, description: str, limit: int | None) -> None:
-    """Without a limit of its own a pool keeps the one that somebody may have set."""
+    """A pool that is there keeps its type and, where none is given here, its limit."""
+    wanted = {"description": description, **({} if limit is None else {"concurrency_limit": limit})}
     try:
-        pool: WorkPool = await client.read_work_pool(name)
+        pool = await client.read_work_pool(name)
     except ObjectNotFound:
-        wanted = WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
-        pool = await client.create_work_pool(wanted)
-    if limit is not None and (pool.concurrency_limit, pool.description) != (limit, description):
-        await client.update_work_pool(name, WorkPoolUpdate(description=description, concurrency_limit=limit))
+        await client.create_work_pool(WorkPoolCreate(name=name, type="process", **wanted))
+        return
+    if any(getattr(pool, key) != value for key, value in wanted.items()):
+        await client.update_work_pool(name, WorkPoolUpdate(**wanted))
 
 
 async def _queue(client: PrefectClient, pool: str, name: str, priority: int, description: str) -> None:
