@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -44,7 +45,7 @@ async def set_up(gpus: int) -> None:
 
 async def _pool(client: PrefectClient, name: str, description: str, limit: int | None) -> None:
     """A pool that is there keeps its type and, where none is given here, its limit."""
-    wanted = {"description": description, **({} if limit is None else {"concurrency_limit": limit})}
+    wanted: dict[str, Any] = {"description": description, **({} if limit is None else {"concurrency_limit": limit})}
     try:
         pool = await client.read_work_pool(name)
     except ObjectNotFound:
