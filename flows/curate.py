@@ -15,6 +15,7 @@ from flows.attempts import attempt, may_pass, tried
 from flows.checkout import project_clone, removed_afterwards
 from flows.curation import curated
 from flows.names import dated
+from flows.repository import git
 from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 from pipeline.process import die_with_parent
@@ -58,13 +59,13 @@ def curate(commit: str | None = None) -> None:
         if enough is None or note["new"] < enough:
             logger.info("%s new problems: no recipe (operation.new_problems: %s)", note["new"], enough)
             return
-        begun = start_recipe(commit, sources, note["digest"])
+        begun = start_recipe(git(root, "rev-parse", "HEAD"), sources, note["digest"])
         step("begin", root, timeout)
         logger.info("%s new problems: recipe %s", note["new"], begun)
 
 
-def start_recipe(commit: str | None, sources: list[dict[str, Any]], data: str) -> str:
-    """The name of the recipe's run on these sources, which is started unless there is one on the same `data`."""
+def start_recipe(commit: str, sources: list[dict[str, Any]], data: str) -> str:
+    """The name of the recipe's run on these sources, which is started unless there was one on the same `data`."""
     run = run_deployment(
         RECIPE,
         parameters={"commit": commit, "overrides": {SOURCES: sources} if sources else {}},

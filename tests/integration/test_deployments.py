@@ -279,6 +279,7 @@ def test_new_data_is_curated_noted_and_starts_a_recipe(runs: Runs, deployed: dic
     [begun] = day(60)
     [told] = begun["parameters"]["overrides"]["curation.sources"]
     assert told["path"] == "sums.jsonl"
+    assert begun["parameters"]["commit"] == git(root, "rev-parse", "HEAD")
     assert told["digest"] != source["digest"]
     assert "No set was accepted before" in runs.artifact("data")
     assert [run["id"] for run in day(70)] == [begun["id"]]  # ten new ones are too few
