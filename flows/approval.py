@@ -38,7 +38,7 @@ def ask(root: Path) -> str:
         return said
     run = run_deployment(
         FOLLOW,
-        parameters={"version": candidate.number},
+        parameters={"version": candidate.number, "hours": approval.hours},
         timeout=0,
         as_subflow=False,
         idempotency_key=f"approve-{candidate.digest}",

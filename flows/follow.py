@@ -6,6 +6,7 @@ same question, which by then has an answer. A deadline that passes ends the run 
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -13,6 +14,7 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
+from pydantic import Field
 
 from flows import artifacts
 from flows.checkout import project_clone, removed_afterwards
@@ -49,7 +51,7 @@ def promote(name: str, version: int, why: str = "by hand") -> None:
 
 
 @flow(name="follow", flow_run_name=asked, timeout_seconds=SECONDS)
-def follow(version: int | None = None, hours: float | None = None) -> State:
+def follow(version: int | None = None, hours: Annotated[float, Field(gt=0)] | None = None) -> State:
     """Ask whether a candidate is to be champion, and wait for the answer.
 
     `version`: of the model that `r1flow serve` follows; None: its newest candidate. `hours`: until the question lapses;

@@ -112,6 +112,9 @@ def test_parameters_are_checked_before_a_run_is_made(server: PrefectServer, depl
     place = f"/deployments/{deployed['promote/promote']['id']}/create_flow_run"
     with pytest.raises(Exception, match="409"):
         server.post(place, parameters={"name": MODEL, "version": "the best"})
+    place = f"/deployments/{deployed['follow/follow']['id']}/create_flow_run"
+    with pytest.raises(Exception, match="409"):
+        server.post(place, parameters={"hours": 0})
 
 
 def everything(server: PrefectServer) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_a_run_asks_once_for_a_version(
     said = ask(tmp_path, monkeypatch, options, champion=1, candidate=2)
     assert said == "r1flow-general_rl version 2 is a candidate: run quick-fox waits up to 2 h for approval"
     ask(tmp_path, monkeypatch, options, champion=1, candidate=2)
-    assert [run["parameters"] for run in started] == [{"version": 2}, {"version": 2}]
+    assert [run["parameters"] for run in started] == [{"version": 2, "hours": 2.0}] * 2
     assert len({run["idempotency_key"] for run in started}) == 1  # by which the server makes one run of both
     ask(tmp_path, monkeypatch, options, champion=1, candidate=3)
     assert len({run["idempotency_key"] for run in started}) == 2
