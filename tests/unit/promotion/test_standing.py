@@ -20,12 +20,15 @@ from tests.unit.serving.champions import DENSE, MODEL, Project
 pytestmark = pytest.mark.slow  # MLflow's store, and a process of its own
 
 ROOT = Path(__file__).parents[3]
+SAMPLING = "evaluation: {problems: 1, samples: 1, sampling: {max_new_tokens: 8}}"
 
 
 def below_by(project: Project, fall: float) -> Project:
-    """The project, with so much allowed."""
+    """The project, with so much allowed, and few tokens, as its model knows of no more."""
     file = project.root / "params.yaml"
-    file.write_text(file.read_text().partition("operation:")[0] + f"operation: {{fall: {fall}}}\n")
+    text = file.read_text().partition("operation:")[0]
+    text = text.replace("evaluation: {problems: 1, samples: 1}", SAMPLING)
+    file.write_text(text + f"operation: {{fall: {fall}}}\n")
     return project
 
 
