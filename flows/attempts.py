@@ -3,16 +3,20 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.client.schemas.objects import TaskRun
-from prefect.tasks import Task
+from prefect.tasks import Task, exponential_backoff
 
 from flows.local import environment
 from flows.report import Outcome
 from flows.supervise import STOPPED, TIMED_OUT, run
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT
 from pipeline.state import read_state
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRY_DELAY = 5.0  # seconds
 
@@ -31,6 +35,12 @@ def may_pass(task: Task, task_run: TaskRun, state: PrefectState) -> bool:
     error = state.data
     final = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET, STOPPED)
     return not (isinstance(error, StageFailedError) and error.exit_code in final)
+
+
+def tried(task: Task[P, R], retries: int) -> Task[P, R]:
+    """The task, tried again up to `retries` times, with growing pauses."""
+    # Prefect works the pauses out here, from the number of retries.
+    return task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(RETRY_DELAY))
 
 
 def attempt(

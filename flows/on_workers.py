@@ -20,16 +20,18 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, runtime
-from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
+from flows import artifacts
+from flows.approval import ask
 from flows.attempts import RETRY_DELAY
 from flows.checkout import project_clone, removed_afterwards
 from flows.dag import Dag, read_dag
+from flows.names import dated
 from flows.page import publish
 from flows.planning import chosen
 from flows.recipe import AFTER, follow_up
@@ -53,7 +55,7 @@ from pipeline.store import artifact_store
 AT_ONCE = 100  # stages that are sent and watched at a time: how many run is up to the workers
 
 
-@flow(name="recipe", persist_result=False)
+@flow(name="recipe", flow_run_name=dated, persist_result=False)
 def recipe_on_workers(
     commit: str | None = None,
     until: str | None = None,
@@ -122,7 +124,7 @@ def run_stages(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], se
 
 
 def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome]) -> None:
-    """Register the releases, plan, write the page: here, with everything that the stages have made.
+    """Register the releases, plan, write the page, ask for approval: here, with everything that the stages have made.
 
     Raises StageFailedError.
     """
@@ -134,6 +136,7 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
         if outcomes.get(PLAN, Outcome(PLAN, "failed")).state in ("ran", "fresh"):
             logger.info(chosen(root))
         logger.info(publish(root, kept))
+    logger.info(ask(root))
 
 
 def store_lock(root: Path, place: str, key: str) -> None:
@@ -166,6 +169,4 @@ def commit_lock(root: Path, branch: str) -> None:
 
 def show(stages: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
     """The table that a person sees with the flow run."""
-    rows = [outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages]
-    table = [{"stage": row.stage, "state": row.state, "seconds": round(row.seconds, 1)} for row in rows]
-    create_table_artifact(key="recipe", table=table, description="Stages, and how they came out")
+    artifacts.stages(outcomes.get(stage, Outcome(stage, "not reached")) for stage in stages)

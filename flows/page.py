@@ -31,7 +31,12 @@ def publish(root: Path, to: Path | None = None) -> str:
             to.mkdir(parents=True, exist_ok=True)
             page = Path(shutil.copy2(page, to))
         if "PREFECT_API_URL" in os.environ:
-            create_link_artifact(key="report", link=page.as_uri(), link_text="report.html", description=f"of {root}")
+            create_link_artifact(
+                key="report",
+                link=page.as_uri(),
+                link_text="report.html",
+                description="Recipe, models, curves, samples and costs on one page, on the machine that wrote it",
+            )
     except subprocess.CalledProcessError as error:
         return f"no page: `r1flow report` ended with {error.returncode}: {error.stderr.strip().splitlines()[-1:]}"
     except Exception as error:  # whatever it is, it must not fail the run

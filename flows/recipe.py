@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from rich.console import Console
 
+from flows import artifacts
 from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
 from flows.dag import Dag, read_dag
 from flows.page import publish
@@ -47,7 +48,9 @@ def run_stage(stage: str, root: Path, timeout: float, beside: int = 0) -> Outcom
     Raises StageFailedError.
     """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    return attempt(stage, command, root, timeout, shared(beside + 1) if beside else {})
+    outcome = attempt(stage, command, root, timeout, shared(beside + 1) if beside else {})
+    artifacts.stage(root, outcome)
+    return outcome
 
 
 def shared(stages: int) -> dict[str, str]:
@@ -77,7 +80,9 @@ def recipe(root: Path, until: str | None = None) -> None:
         raise
     finally:
         stop_all()
-        Console().print(run_table(root, [outcomes.get(part, Outcome(part, "not reached")) for part in parts]))
+        rows = [outcomes.get(part, Outcome(part, "not reached")) for part in parts]
+        Console().print(run_table(root, rows))
+        artifacts.stages(rows)
         done = {part for part, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
         if REGISTRATION in done:
             Console().print(releases_table(root))

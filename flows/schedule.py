@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from prefect.futures import PrefectFuture, as_completed
 
+from flows.artifacts import Progress
 from flows.attempts import StageFailedError
 from flows.dag import Dag
 from flows.report import Outcome
@@ -20,8 +21,10 @@ def run_in_order(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], 
     """Run `stages` and note how each came out. Raises the first StageFailedError once nothing runs any more."""
     running: dict[PrefectFuture[Outcome], str] = {}
     failure: BaseException | None = None
+    progress = Progress("Stages that are done")
     while True:
         done = {stage for stage, outcome in outcomes.items() if outcome.state in ("ran", "fresh")}
+        progress.show(len(done), len(stages))
         ready = [stage for stage in stages if stage not in outcomes and dag.needs[stage] <= done]
         begun = [] if failure else ready[: at_once - len(running)]
         beside = len(running) + len(begun) - 1

@@ -22,6 +22,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 
+from flows import artifacts
 from flows.attempts import StageFailedError, attempt
 from flows.checkout import removed_afterwards
 from flows.heartbeat import Heart, beating
@@ -66,6 +67,7 @@ def stage(
                 tell(Report(error.outcome, error.exit_code, error.reason, read_record(root, name, error.outcome)))
             raise
         tell(report)
+        artifacts.stage(root, report.outcome)
         logger.info("%s: %s", name, report.outcome.state)
     return None
 

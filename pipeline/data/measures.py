@@ -6,7 +6,7 @@ The long texts stay here: only measures are copied into pandas, where the gates 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -34,6 +34,11 @@ class Accepted:
 
     mean_prompt_chars: float
     task_shares: dict[str, float]
+
+
+def accepted_file(runs: Path, sources: Iterable[str]) -> Path:
+    """Where the stage keeps the last accepted set's figures; other sources are another data set."""
+    return runs / "accepted" / f"{'+'.join(sorted(sources))}.json"
 
 
 def read_accepted(path: Path) -> Accepted | None:

@@ -33,6 +33,7 @@ from pipeline.params.general import ExternalJudge, GeneralRL, Monitor, PairTrain
 from pipeline.params.generation import RejectionSampling, Sampling, Selection
 from pipeline.params.machine import Budget, Machine, Prices
 from pipeline.params.measuring import Champion, Evaluation, Floor, ModelGates, StudentFloor
+from pipeline.params.operation import Approval, Operation
 from pipeline.params.ranks import Distributed
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
@@ -62,6 +63,7 @@ __all__ = [
     "GRPO",
     "RL",
     "Adapter",
+    "Approval",
     "Base",
     "Budget",
     "BytePairTokens",
@@ -97,6 +99,7 @@ __all__ = [
     "Monitor",
     "NearDuplicates",
     "OnPolicy",
+    "Operation",
     "Optimisation",
     "PairTraining",
     "Params",
@@ -155,6 +158,7 @@ class Params(Section):
     deployment: Deployment
     distributed: Distributed = Distributed()
     tracking: Tracking = Tracking()
+    operation: Operation = Operation()
     machine: Machine = Machine()
     workers: Workers | None = None  # None: everything runs where the recipe is started
 

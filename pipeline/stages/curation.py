@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.data.curate import curate
 from pipeline.data.gates import check
-from pipeline.data.measures import TABLES, read_accepted
+from pipeline.data.measures import TABLES, accepted_file, read_accepted
 from pipeline.data.pins import check_pins
 from pipeline.data.sources import data_root
 from pipeline.errors import GateFailedError
@@ -25,7 +25,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     data = data_root(job.root)
     check_pins(params.curation.sources, data)
     candidate, rejected = job.runs / "candidate", job.runs / "rejected"
-    accepted = job.runs / "accepted" / f"{'+'.join(sorted(source.name for source in params.curation.sources))}.json"
+    accepted = accepted_file(job.runs, (source.name for source in params.curation.sources))
     with atomic_folder(candidate) as folder:
         metrics = curate(
             params.curation, seed=params.seed, held_out=params.held_out, root=data, folder=folder

@@ -1,4 +1,4 @@
-"""The alias `champion` of a registered model: which version has it, moving it, and the version's files.
+"""The aliases of a registered model: who is champion or candidate, moving the champion's, and a version's files.
 
 Errors are of two kinds: InputError for what a person has to mend, ConnectionError where the registry does not answer.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.params import Tracking
-from pipeline.tracking.registry import CHAMPION, DIGEST, FOLDER
+from pipeline.tracking.registry import CANDIDATE, CHAMPION, DIGEST, FOLDER
 from pipeline.tracking.store import connect, require_answer, store_file, store_lock
 
 if TYPE_CHECKING:
@@ -41,6 +41,17 @@ class Aliases:
         """None where no version has the alias."""
         with self._explained():
             return self._found(lambda: self._client.get_model_version_by_alias(model, CHAMPION))
+
+    def candidate(self, model: str) -> Version | None:
+        """The newest version that was registered; None where none has the alias."""
+        with self._explained():
+            return self._found(lambda: self._client.get_model_version_by_alias(model, CANDIDATE))
+
+    def figures(self, version: Version) -> dict[str, float]:
+        """What was known of a version when it was registered: pass_at_1 with its bounds, parameters and the like."""
+        with self._explained():
+            run = self._client.get_model_version(version.model, str(version.number)).run_id
+            return dict(self._client.get_run(run).data.metrics) if run else {}
 
     def version(self, model: str, number: int) -> Version:
         """Raises InputError where there is none."""

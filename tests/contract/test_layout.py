@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 PLOTS: list[dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["plots"]
 WRITTEN: dict[str, dict[str, Any]] = read_yaml(ROOT / DAG_FILE)["stages"]
 STAGES = {stage: definition.get("do", definition) for stage, definition in WRITTEN.items()}
-COMMON = {"seed", "held_out", "distributed", "tracking", "machine", "workers"}  # params that belong to no stage
+# Params that belong to no stage.
+COMMON = {"seed", "held_out", "distributed", "tracking", "operation", "machine", "workers"}
 READ = {"pipeline/chat.py": "pipeline/chat_template.jinja"}  # files outside packages that a module reads
 
 
@@ -114,7 +115,7 @@ def test_deps_name_the_artifacts_that_a_stage_reads(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_name_the_sections_that_a_stage_reads(stage: str, graph: grimp.ImportGraph) -> None:
-    sections = "|".join(set(Params.model_fields) - {"tracking", "machine", "workers"})
+    sections = "|".join(set(Params.model_fields) - {"tracking", "operation", "machine", "workers"})
     read = {
         section
         for module in _modules(stage, graph)

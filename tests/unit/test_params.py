@@ -155,6 +155,14 @@ def test_every_shipped_file_has_what_dvc_yaml_names(path: Path) -> None:
         ("distributed", {"ranks": 2, "zero": 2, "offload": "all"}, "offload: all needs zero: 3"),
         ("distributed", {"ranks": 2, "zero": 4}, "distributed.zero: 4: Input should be 0, 1, 2 or 3"),
         ("distributed", {"ranks": 0}, "distributed.ranks: 0: Input should be greater than or equal to 1"),
+        (
+            "operation",
+            {"approval": {"by": "nobody"}},
+            "operation.approval.by: 'nobody': Input should be 'run' or 'alias'",
+        ),
+        ("operation", {"approval": {"hours": 0.0}}, "operation.approval.hours: 0.0: Input should be greater than 0"),
+        ("operation", {"new_problems": 0}, "operation.new_problems: 0: Input should be greater than or equal to 1"),
+        ("operation", {"fall": 5.0}, "operation.fall: 5.0: Input should be less than or equal to 1"),
         ("evaluation.sampling.stop", [""], "evaluation.sampling.stop.0: '': String should have at least 1 character"),
     ],
 )
