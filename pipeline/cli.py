@@ -167,6 +167,28 @@ def serve(
     serve_model(model, Listening(host, port, api_keys, found.parent if found.is_file() else None), machine)
 
 
+class Target(StrEnum):
+    vllm = "vllm"
+    llama_cpp = "llama.cpp"
+    kserve = "kserve"
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that is written to.")],
+    to: Annotated[Target, typer.Option("--to", help="What is to serve it.")],
+    release: Annotated[str | None, typer.Option(metavar="NAME", help="Without it the recipe's final model.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URI", help="kserve: where the cluster finds the files, s3://… or pvc://….")
+    ] = None,
+) -> None:
+    """Write what serves a release elsewhere: a command, a conversion or a manifest. Nothing is copied."""
+    from pipeline.export.targets import export as write
+
+    for file in write(_root(), out, to.value, release, storage):
+        print(file)
+
+
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="For the record.")]
 
 

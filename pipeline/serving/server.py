@@ -116,7 +116,7 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     def ready() -> None:
         if at.root is not None:
             note_server(at.root, _reached(address), service.name, follows=follows)
-        print(f"{service.name} answers at {address}", flush=True)
+        print(f"{service.name} answers at {address}{_where(service)}", flush=True)
 
     async def begin() -> None:
         try:
@@ -158,6 +158,14 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     if failed:
         error = failed[0]
         raise error if isinstance(error, InputError) else InputError(str(error))
+
+
+def _where(service: Service) -> str:
+    """That experts stay in the file, where some do."""
+    engine = service.answering.current
+    assert engine is not None
+    assert engine.facts is not None
+    return f"; {engine.facts.mapped:.0%} of its experts stay in the file (hot)" if engine.facts.mapped else ""
 
 
 def _reached(address: str) -> str:
