@@ -4,7 +4,8 @@ The event is written down beside the server before anything is done about it and
 may be done twice. So a kill between any two of them is mended by doing all of them again at the next start.
 
 A version that is refused or taken back loses the alias to the one that goes on answering: the registry never names as
-champion what is not, and moving the alias there again is a new attempt.
+champion what is not, and moving the alias there again is a new attempt. Where several servers follow one registry, the
+first that decides decides about the alias: one that refuses what another answers with says so and leaves it.
 """
 
 import getpass
@@ -81,7 +82,8 @@ class Outcomes:
             self._aliases.tag(version, TAGS[event.kind], f"{when} {event.why}".strip())
             self._aliases.tag(version, ASKED, None)
             champion = self._aliases.champion(event.model)
-            if good is not None and champion is not None and champion.number == bad.version:
+            answers = champions(self._ledger.entries(), event.model, tried=True)[-1:] == [bad]  # from another server
+            if not answers and good is not None and champion is not None and champion.number == bad.version:
                 self._aliases.move(self._aliases.version(event.model, good.version))
         if good is not None and event.kind != "refused" and (version := self._version(event.model, good)):
             for tag in (ASKED, *TAGS.values()):

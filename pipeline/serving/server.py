@@ -121,7 +121,7 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     async def begin() -> None:
         try:
             await work(ready)
-        except (InputError, EngineLostError, ConnectionError) as error:
+        except Exception as error:  # else the server would say for ever that it is loading
             failed.append(error)
             server.should_exit = True
 
@@ -157,7 +157,7 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     server.run(sockets=[listener])
     if failed:
         error = failed[0]
-        raise error if isinstance(error, InputError) else InputError(str(error))
+        raise InputError(str(error)) if isinstance(error, EngineLostError | OSError) else error
 
 
 def _where(service: Service) -> str:
