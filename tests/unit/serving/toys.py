@@ -52,10 +52,10 @@ START_SECONDS = 60.0
 QUESTION = [{"role": "user", "content": "47+85=?"}]
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """A folder with a checkpoint, tokenizer and chat template."""
+def write_model(folder: Path, seed: int = 0, **changed: Any) -> Path:
+    """A folder with a checkpoint, tokenizer and chat template; `changed` in SPARSE."""
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
-    decoder = Decoder(ModelConfig.from_hf({**SPARSE, "vocab_size": len(tokenizer)}))
+    decoder = Decoder(ModelConfig.from_hf({**SPARSE, **changed, "vocab_size": len(tokenizer)}))
     decoder.init_weights(seed)
     save_model(decoder, folder)
     save_tokenizer(tokenizer, folder)
