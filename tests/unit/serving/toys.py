@@ -127,9 +127,13 @@ class Server:
 
     def engine(self) -> int:
         """The process id of the engine."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert len(children) == 1
-        return int(children[0])
+        [only] = self.engines()
+        return only
+
+    def engines(self) -> list[int]:
+        """The process ids of all engines, loaded or loading."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(child) for child in children.read_text().split()]
 
     def raw(self, data: bytes, *, seconds: float = 10.0, half_close: bool = False) -> bytes:
         """What comes back for these bytes until the server closes, or nothing comes for `seconds`."""
