@@ -107,9 +107,11 @@ def plan(
     from rich.console import Console
 
     from pipeline.planning.plan import make_plan
-    from pipeline.planning.table import plan_table
+    from pipeline.planning.table import chosen_line, plan_table
 
-    Console().print(plan_table(make_plan(root, again=again)))
+    made = make_plan(root, again=again)
+    Console().print(plan_table(made))
+    print(chosen_line(made))
 
 
 @app.command()
