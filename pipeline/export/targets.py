@@ -77,14 +77,14 @@ def _vllm(source: Source) -> dict[str, str]:
     arguments = [f"--served-model-name {source.release.name}", *_vllm_arguments(source)]
     command = " \\\n  ".join(['exec vllm serve "${RELEASE:-$here}"', *arguments, '"$@"'])
     hardware = (
-        "# int8 weights in pack-quantized layout: vLLM has kernels for it on GPUs, not on every CPU.\n"
+        "# Its weights are int8, pack-quantized: vLLM has no kernel for that on a CPU.\n"
         if "quantization_config" in source.config
         else ""
     )
     text = (
         f"#!/bin/sh\n# Serve {source.about}, by vLLM: http://127.0.0.1:8000/v1\n"
-        "# RELEASE=DIR where the release lies elsewhere; further options go to vLLM. The marks of thinking and answer are\n"
-        '# special tokens: clients send "skip_special_tokens": false to have them told apart.\n'
+        "# RELEASE=DIR where the release lies elsewhere; further options go to vLLM. The marks of thinking and answer\n"
+        '# are special tokens: clients send "skip_special_tokens": false to have them told apart.\n'
         f"{hardware}here={shlex.quote(str(source.folder))}\n{command}\n"
     )
     return {"serve.sh": text}

@@ -5,8 +5,9 @@
 
 Whatever goes wrong before the switch leaves the old model answering. What speaks against the version refuses it; what
 says nothing about it, a store that does not answer or a disk that is full, is tried again later. After the switch, a
-model that goes over a bound is rolled back. pipeline/promotion/outcome.py says how each end is recorded, and why a kill at any moment loses nothing: at a
-start the model that the ledger calls champion answers first, and an alias that names another one is a new attempt.
+model that goes over a bound is rolled back. pipeline/promotion/outcome.py says how each end is recorded, and why a kill
+at any moment loses nothing: at a start the model that the ledger calls champion answers first, and an alias that names
+another one is a new attempt.
 
 Back to the champion before is a way out, not a contest: it is fetched, verified, loaded and asked the smoke questions,
 and need not be as good as the one that it replaces.
@@ -160,7 +161,8 @@ class Follower:
                 found = await self._examined(engine, back)
         except (*REFUSALS, TimeoutError) as error:
             await self._let_go(known)
-            await self._refuse(asked, str(error) or f"not done within {self._options.trial_seconds:g} s (trial_seconds)")
+            late = f"not done within {self._options.trial_seconds:g} s (trial_seconds)"
+            await self._refuse(asked, str(error) or late)
             return
         except BaseException:
             await self._let_go(known)

@@ -106,10 +106,12 @@ def test_llama_cpp_is_told_the_vocabulary(root: Path, tmp_path: Path) -> None:
         said = run(script, tmp_path / "tools", LLAMA_CPP=str(checkout))
         assert said[:4] == ["--model", "general_rl-f32.gguf", "--alias", "general_rl"]
     written: dict[str, Any] = json.loads((script.parent / "general_rl-f32.gguf").read_text())
-    tokens, kinds = written["add_token_list"], dict(zip(written["add_token_list"], written["add_token_types"], strict=True))
+    tokens = written["add_token_list"]
+    kinds = dict(zip(tokens, written["add_token_types"], strict=True))
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
     assert len(tokens) == len(tokenizer)
-    assert [tokens[number] for number in tokenizer.encode("<bos>7 \n", add_special_tokens=False)] == ["<bos>", "7", "Ġ", "Ċ"]
+    known = tokenizer.encode("<bos>7 \n", add_special_tokens=False)
+    assert [tokens[number] for number in known] == ["<bos>", "7", "Ġ", "Ċ"]
     assert (kinds["7"], kinds["<bos>"], kinds["<think>"]) == (1, 3, 4)
     assert written["add_token_merges"]
     assert written["add_q_lora_rank"] == 0

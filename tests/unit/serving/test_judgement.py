@@ -103,7 +103,6 @@ def test_what_says_nothing_about_a_version_does_not_refuse_it(
     registry.now, here.troubles = 2, [trouble] * 3
     with pytest.raises(OSError, match=str(trouble.args[-1])):
         here.do(monkeypatch, here.follower._step)
-        here.do(monkeypatch, here.follower._step)
     assert (here.now, registry.now, kinds(ledger)) == (1, 2, [("promoted", 1)])
     here.troubles.clear()
     here.do(monkeypatch, here.follower._step)
