@@ -7,7 +7,7 @@ import pytest
 from pipeline.promotion.outcome import TAGS
 from tests.browser import Browser, installed
 from tests.mlflow_server import mlflow_server
-from tests.unit.serving.champions import MODEL, Project, taught
+from tests.unit.serving.champions import MODEL, Project, noted, taught
 from tests.unit.serving.toys import until
 
 EDITOR = "[data-component-id*=modelversionviewaliaseditor]"
@@ -42,8 +42,9 @@ def test_the_alias_that_is_moved_on_the_page_moves_the_endpoint(tmp_path: Path) 
     (tmp_path / "mlflow").mkdir()
     with mlflow_server(tmp_path / "mlflow") as (uri, _), Browser(tmp_path / "browser") as browser:
         project = Project(tmp_path / "project", uri=uri)
-        project.release(taught("a", "7"))
-        project.release(taught("b", "7"))
+        good = taught("a", "7")
+        project.release(good)
+        project.release(good, noted)
         wrong = project.release(taught("a", "8"))
         with project.serve() as server:
             assert server.version() == 1

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.model.decoder import Decoder
 from pipeline.promotion.outcome import TAGS
-from tests.unit.serving.champions import MODEL, Following, Project, taught
+from tests.unit.serving.champions import MODEL, Following, Project, noted, taught
 from tests.unit.serving.toys import QUESTION, until
 
 pytestmark = pytest.mark.slow
@@ -64,9 +64,8 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
     project = Project(tmp_path / "project")
     project.release(good)
     second = project.release(better)
-    changed, wrong = project.release(taught("c", "7")), project.release(taught("a", "8"))
-    crashing = project.release(good, break_weights)
-    killed = project.release(better, lambda folder: (folder / "README.md").write_text("another") and None)
+    changed, wrong = project.release(good, noted), project.release(taught("a", "8"))
+    crashing, killed = project.release(good, break_weights), project.release(better, noted)
     weights = project.stored(changed) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     with project.serve() as server, load(server) as outcomes:
