@@ -37,6 +37,7 @@ def give_alias(browser: Browser, uri: str, version: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a server of MLflow, a browser and a server of ours, all of which start
 @pytest.mark.skipif(not installed(), reason="needs chromium and chromedriver")
 def test_the_alias_that_is_moved_on_the_page_moves_the_endpoint(tmp_path: Path) -> None:
     (tmp_path / "mlflow").mkdir()
