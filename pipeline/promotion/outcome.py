@@ -58,19 +58,24 @@ class Outcomes:
         self._file = serving_folder(root) / "pending.json"
         self._aliases, self._ledger, self._announce = aliases, ledger, announce
 
-    def settle(self, event: Event) -> None:
-        """Raises ConnectionError where a store does not answer; `resume` then finishes it later."""
-        write_json(self._file, asdict(event))
-        self._finish(event)
+    def settle(self, event: Event, *, moves: bool) -> None:
+        """`moves`: what is refused or taken back loses the alias, which it has. Not so where the alias was moved before:
+        a person may have moved it there again meanwhile.
+
+        Raises ConnectionError where a store does not answer; `resume` then finishes it later.
+        """
+        write_json(self._file, {"event": asdict(event), "moves": moves})
+        self._finish(event, moves)
 
     def resume(self) -> None:
         """Finish what was begun and interrupted, if anything was."""
         if self._file.is_file():
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            pending = json.loads(self._file.read_text(encoding="utf-8"))
+            content = pending["event"]
             marks = {name: content[name] and Mark(**content[name]) for name in ("before", "after")}
-            self._finish(Event(**(content | marks)))
+            self._finish(Event(**(content | marks)), pending["moves"])
 
-    def _finish(self, event: Event) -> None:
+    def _finish(self, event: Event, moves: bool) -> None:
         entry = self._ledger.append(event, lambda entries: not _recorded(event, entries))
         bad, good = {
             "promoted": (None, event.after),
@@ -81,10 +86,8 @@ class Outcomes:
             when = entry.when if entry is not None else ""
             self._aliases.tag(version, TAGS[event.kind], f"{when} {event.why}".strip())
             self._aliases.tag(version, ASKED, None)
-            champion = self._aliases.champion(event.model)
-            answers = champions(self._ledger.entries(), event.model, tried=True)[-1:] == [bad]  # from another server
-            if not answers and good is not None and champion is not None and champion.number == bad.version:
-                self._aliases.move(self._aliases.version(event.model, good.version))
+            if moves and good is not None:
+                self._take_alias(event.model, bad, good)
         if good is not None and event.kind != "refused" and (version := self._version(event.model, good)):
             for tag in (ASKED, *TAGS.values()):
                 if tag in version.tags:
@@ -92,6 +95,13 @@ class Outcomes:
         self._file.unlink()
         if entry is not None:
             self._announce(entry)
+
+    def _take_alias(self, model: str, bad: Mark, good: Mark) -> None:
+        """From `bad`, if that has it and no other server answers with it."""
+        answers = champions(self._ledger.entries(), model, tried=True)[-1:] == [bad]
+        champion = self._aliases.champion(model)
+        if not answers and champion is not None and champion.number == bad.version:
+            self._aliases.move(self._aliases.version(model, good.version))
 
     def _version(self, model: str, wanted: Mark) -> Version | None:
         """None where it was deleted meanwhile."""

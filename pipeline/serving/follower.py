@@ -174,7 +174,8 @@ class Follower:
         self._switch(asked, engine)
         self._watch = None if back else self._watching(self._options.watch_seconds)
         who, why = asked_by(asked)
-        await self._settle(who, "rolled back" if back else "promoted", before, mark(asked), "; ".join([why, *found]))
+        kind: Kind = "rolled back" if back else "promoted"
+        await self._settle(who, kind, before, mark(asked), "; ".join([why, *found]), moves=False)
         await self._tidy()
 
     async def _refuse(self, asked: Version, reason: str) -> None:
@@ -302,9 +303,11 @@ class Follower:
     async def _marks(self, *, tried: bool = True) -> list[Mark]:
         return champions(await asyncio.to_thread(self._ledger.entries), self._model, tried=tried)
 
-    async def _settle(self, who: str, kind: Kind, before: Mark | None, after: Mark, why: str) -> None:
+    async def _settle(
+        self, who: str, kind: Kind, before: Mark | None, after: Mark, why: str, *, moves: bool = True
+    ) -> None:
         event = Event(uuid.uuid4().hex, who, kind, self._model, before, after, why, tried=True)
-        await asyncio.to_thread(self._outcomes.settle, event)
+        await asyncio.to_thread(self._outcomes.settle, event, moves=moves)
 
     async def _tidy(self) -> None:
         """Keep what answers and what would be rolled back to."""

@@ -123,7 +123,7 @@ def test_an_outcome_that_is_cut_off_anywhere_is_finished_at_the_next_start(tmp_p
         registry.cut = cut
         whole = True
         try:
-            outcomes.settle(event(kind, before, after, "it"))
+            outcomes.settle(event(kind, before, after, "it"), moves=True)
         except CutError:
             whole = False
         registry.cut = None
@@ -147,6 +147,6 @@ def test_a_version_that_another_server_answers_with_keeps_the_alias(tmp_path: Pa
     ledger = Ledger.at(tmp_path, "l")
     ledger.append(event("promoted", None, ONE))
     ledger.append(event("promoted", ONE, TWO))
-    Outcomes(tmp_path, registry, ledger, lambda entry: None).settle(event("refused", ONE, TWO))
+    Outcomes(tmp_path, registry, ledger, lambda entry: None).settle(event("refused", ONE, TWO), moves=True)
     assert registry.now == 2
     assert TAGS["refused"] in registry.tags[2]

@@ -144,3 +144,25 @@ def test_two_servers_of_one_registry_do_not_fight_over_the_alias(
     registry.now, there.bad = 2, False
     there.do(monkeypatch, there.follower._step)
     assert there.now == 2, "moving the alias there again is a new attempt"
+
+
+def test_an_alias_that_a_person_moves_again_at_once_is_not_taken_back(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Machine(tmp_path / "here", tmp_path / "ledger", monkeypatch)
+    here.do(monkeypatch, here.follower._start)
+    registry.now = 2
+    here.do(monkeypatch, here.follower._step)
+    switch = here.follower._switch
+
+    def switch_and_move(version: Any, engine: Any) -> None:
+        switch(version, engine)
+        registry.now = 2  # between the switch back to 1 and its record
+
+    registry.now = 1
+    monkeypatch.setattr(here.follower, "_switch", switch_and_move)
+    here.do(monkeypatch, here.follower._step)
+    assert (here.now, registry.now) == (1, 2)
+    monkeypatch.setattr(here.follower, "_switch", switch)
+    here.do(monkeypatch, here.follower._step)
+    assert (here.now, registry.now) == (2, 2)
