@@ -59,8 +59,8 @@ class Outcomes:
         self._aliases, self._ledger, self._announce = aliases, ledger, announce
 
     def settle(self, event: Event, *, moves: bool) -> None:
-        """`moves`: what is refused or taken back loses the alias, which it has. Not so where the alias was moved before:
-        a person may have moved it there again meanwhile.
+        """`moves`: what is refused or taken back loses the alias. Not so where that was moved before: a person may have
+        moved it there again meanwhile.
 
         Raises ConnectionError where a store does not answer; `resume` then finishes it later.
         """
