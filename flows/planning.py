@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.attempts import RETRY_DELAY, attempt, may_pass
 from flows.report import Outcome
 from pipeline.planning.record import NAME, read_plan
+from pipeline.planning.table import chosen_line
 
 
 @task(task_run_name="plan", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
@@ -26,6 +27,4 @@ def plan(root: Path, timeout: float) -> Outcome:
 def chosen(root: Path) -> str:
     """One line for the reader."""
     made = read_plan(root)
-    if made is None or made["chosen"] is None:
-        return "no release is chosen for this machine"
-    return f"chosen for this machine: {made['chosen']['release']}, served from {made['chosen']['way']} (`r1flow plan`)"
+    return "no release is chosen for this machine" if made is None else f"{chosen_line(made)} (`r1flow plan`)"

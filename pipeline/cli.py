@@ -112,9 +112,11 @@ def plan(
     from rich.console import Console
 
     from pipeline.planning.plan import make_plan
-    from pipeline.planning.table import plan_table
+    from pipeline.planning.table import chosen_line, plan_table
 
-    Console().print(plan_table(make_plan(root, again=again)))
+    made = make_plan(root, again=again)
+    Console().print(plan_table(made))
+    print(chosen_line(made))
 
 
 @app.command()
@@ -170,6 +172,28 @@ def serve(
     found = Path.cwd() / PARAMS_FILE  # a release is served in a project or out of it
     machine = load_params(found).machine if found.is_file() else Machine()
     serve_model(model, Listening(host, port, api_keys, found.parent if found.is_file() else None), machine)
+
+
+class Target(StrEnum):
+    vllm = "vllm"
+    llama_cpp = "llama.cpp"
+    kserve = "kserve"
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that is written to.")],
+    to: Annotated[Target, typer.Option("--to", help="What is to serve it.")],
+    release: Annotated[str | None, typer.Option(metavar="NAME", help="Without it the recipe's final model.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URI", help="kserve: where the cluster finds the files, s3://… or pvc://….")
+    ] = None,
+) -> None:
+    """Write what serves a release elsewhere: a command, a conversion or a manifest. Nothing is copied."""
+    from pipeline.export.targets import export as write
+
+    for file in write(_root(), out, to.value, release, storage):
+        print(file)
 
 
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="For the record.")]

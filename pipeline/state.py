@@ -65,7 +65,7 @@ def amend(root: Path, stage: str, **values: Any) -> None:
     """Correct fields of the last attempt's state, where another process than its own knows better how it ended."""
     last = read_state(root, stage)
     if last is not None:
-        write_json(_state_file(root, stage), asdict(replace(last, **values)))
+        write_json(state_file(root, stage), asdict(replace(last, **values)))
 
 
 def _message(error: BaseException | None) -> str:

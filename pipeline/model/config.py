@@ -165,6 +165,9 @@ def _write_mixture(config: ModelConfig) -> dict[str, Any]:
     return written | {
         "n_routed_experts": mixture.experts,
         "n_shared_experts": mixture.shared_size // mixture.expert_size,
+        # transformers assumes these two; vLLM and llama.cpp would score by softmax and drop the balancing bias.
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
         "n_group": mixture.groups,
         "topk_group": mixture.top_groups,
         "routed_scaling_factor": mixture.routed_scaling_factor,

@@ -74,6 +74,9 @@ class StoredExperts(nn.Module):
             expert.copied() if index in in_memory or not expert.side_by_side else expert
             for index, expert in enumerate(experts)
         ]
+        self.count = len(experts)
+        self.mapped = sum(mine is given for mine, given in zip(self._experts, experts, strict=True))
+        """Of them, how many stay where they were."""
         gate_up = _Table([(expert.gate, expert.up) for expert in self._experts])
         self._tables = gate_up, _Table([(expert.down,) for expert in self._experts])
 

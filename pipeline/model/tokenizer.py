@@ -4,6 +4,7 @@ A tokenizer is data here, tokenizer.json and its configuration. No tokenizer cla
 code from it can run, and nothing is ever fetched.
 """
 
+import json
 import re
 import string
 from collections.abc import Iterable
@@ -55,6 +56,31 @@ def byte_pair_tokenizer(chat_template: str, texts: Iterable[str], vocabulary: in
     if (size := backend.get_vocab_size()) != vocabulary:
         raise InputError(f"tokenizer.vocabulary: {vocabulary}: the corpus gives {size} tokens; must be at most that")
     return _fast(backend, chat_template)
+
+
+def portable(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokens in a form that every reader takes for what it is: characters as byte pairs without any merge.
+
+    Readers look at a model's architecture and put their own way of splitting a text in front of the vocabulary, as
+    transformers does for qwen2: then a vocabulary of whole characters loses its spaces. One that is written as bytes
+    does not, for no split can part or join them. Other tokenizers are given back.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "WordLevel":
+        return tokenizer
+    characters, byte_level = state["pre_tokenizer"], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    special = {token["content"] for token in state["added_tokens"]}
+    vocabulary = {
+        token if token in special else byte_level.pre_tokenize_str(token)[0][0]: number
+        for token, number in state["model"]["vocab"].items()
+    }
+    # An unknown character of several bytes is one unknown token, as before.
+    model = models.BPE(vocabulary, [], unk_token=state["model"]["unk_token"], fuse_unk=True)
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.model, backend.decoder = model, decoders.ByteLevel()
+    split = pre_tokenizers.Split(Regex(characters["pattern"]["Regex"]), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    return _fast(backend, str(tokenizer.chat_template), unk_token=state["model"]["unk_token"])
 
 
 def _fast(backend: Tokenizer, chat_template: str, **more: str) -> PreTrainedTokenizerFast:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params.section import Count, Name, NonNegative, Positive, Section, Share
 
@@ -42,4 +42,13 @@ class Serving(Section):
     request_seconds: Positive = 300.0  # for waiting, writing and sending; then the request ends with an error
     drain_seconds: Positive = 30.0  # after SIGTERM, in which running requests may end
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights in memory; on a CPU float32 is the faster one
+    # Of the experts, the share that is kept in memory, the most used ones: the others stay in the file, mapped, and are
+    # fetched by their first use (float32 on a CPU; as `r1flow plan` means by "offload"). None: all in memory.
+    hot: Share | None = None
     follow: Follow = Follow()
+
+    @model_validator(mode="after")
+    def _experts_in_a_file_are_float32(self) -> "Serving":
+        if self.hot is not None and self.dtype != "float32":
+            raise ValueError(f"hot: {self.hot}: needs dtype float32, not {self.dtype}")
+        return self

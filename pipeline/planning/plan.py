@@ -67,7 +67,7 @@ def make_plan(root: Path, *, again: bool = False, measured_by: Measure = measure
         "problems": len(load.questions),
         "currency": params.machine.prices.currency,
         "target": target.model_dump(),
-        "chosen": None if chosen is None else {"release": chosen.release, "way": chosen.way},
+        "chosen": None if chosen is None else _as_served(chosen, load.hot),
         "candidates": [
             {**asdict(one), "chosen": one is chosen, "misses": [str(miss) for miss in misses(one, target)]}
             for one in sorted(candidates, key=lambda one: one.cost)
@@ -80,6 +80,11 @@ def make_plan(root: Path, *, again: bool = False, measured_by: Measure = measure
     if chosen is None:
         raise GateFailedError(refusal(candidates, target))
     return content
+
+
+def _as_served(chosen: Candidate, hot: float) -> dict[str, Any]:
+    """The release, and machine.serving.hot with which the server has it as it was measured."""
+    return {"release": chosen.release, "way": chosen.way, "hot": hot if chosen.way == "offload" else None}
 
 
 def _load(root: Path, params: Params) -> Load:

@@ -36,6 +36,15 @@ def points(interval: Mapping[str, float]) -> str:
     return f"{mean} ({low} to {high})"
 
 
+def chosen_line(plan: Mapping[str, Any]) -> str:
+    """How the release that was chosen is served."""
+    chosen = plan["chosen"]
+    if chosen is None:
+        return "no release is chosen for this machine"
+    hot = "" if chosen["hot"] is None else f" with machine.serving.hot: {chosen['hot']:g} in params.yaml"
+    return f"chosen for this machine: {chosen['release']}, served from {chosen['way']}{hot}"
+
+
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """For a terminal."""
     known = rows(plan)

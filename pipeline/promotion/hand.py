@@ -65,7 +65,7 @@ class Hand:
         aliases.move(version)
         was = mark(before) if before is not None else marks[-1] if marks else None
         event = Event(uuid.uuid4().hex, person(), kind, version.model, was, mark(version), why, tried=False)
-        Outcomes(self.root, aliases, ledger, self.announce).settle(event)
+        Outcomes(self.root, aliases, ledger, self.announce).settle(event, moves=False)
         return ledger.entries()[-1]
 
 

@@ -4,7 +4,8 @@ The event is written down beside the server before anything is done about it and
 may be done twice. So a kill between any two of them is mended by doing all of them again at the next start.
 
 A version that is refused or taken back loses the alias to the one that goes on answering: the registry never names as
-champion what is not, and moving the alias there again is a new attempt.
+champion what is not, and moving the alias there again is a new attempt. Where several servers follow one registry, the
+first that decides decides about the alias: one that refuses what another answers with says so and leaves it.
 """
 
 import getpass
@@ -57,19 +58,24 @@ class Outcomes:
         self._file = serving_folder(root) / "pending.json"
         self._aliases, self._ledger, self._announce = aliases, ledger, announce
 
-    def settle(self, event: Event) -> None:
-        """Raises ConnectionError where a store does not answer; `resume` then finishes it later."""
-        write_json(self._file, asdict(event))
-        self._finish(event)
+    def settle(self, event: Event, *, moves: bool) -> None:
+        """`moves`: what is refused or taken back loses the alias. Not so where that was moved before: a person may have
+        moved it there again meanwhile.
+
+        Raises ConnectionError where a store does not answer; `resume` then finishes it later.
+        """
+        write_json(self._file, {"event": asdict(event), "moves": moves})
+        self._finish(event, moves)
 
     def resume(self) -> None:
         """Finish what was begun and interrupted, if anything was."""
         if self._file.is_file():
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            pending = json.loads(self._file.read_text(encoding="utf-8"))
+            content = pending["event"]
             marks = {name: content[name] and Mark(**content[name]) for name in ("before", "after")}
-            self._finish(Event(**(content | marks)))
+            self._finish(Event(**(content | marks)), pending["moves"])
 
-    def _finish(self, event: Event) -> None:
+    def _finish(self, event: Event, moves: bool) -> None:
         entry = self._ledger.append(event, lambda entries: not _recorded(event, entries))
         bad, good = {
             "promoted": (None, event.after),
@@ -80,9 +86,8 @@ class Outcomes:
             when = entry.when if entry is not None else ""
             self._aliases.tag(version, TAGS[event.kind], f"{when} {event.why}".strip())
             self._aliases.tag(version, ASKED, None)
-            champion = self._aliases.champion(event.model)
-            if good is not None and champion is not None and champion.number == bad.version:
-                self._aliases.move(self._aliases.version(event.model, good.version))
+            if moves and good is not None:
+                self._take_alias(event.model, bad, good)
         if good is not None and event.kind != "refused" and (version := self._version(event.model, good)):
             for tag in (ASKED, *TAGS.values()):
                 if tag in version.tags:
@@ -90,6 +95,13 @@ class Outcomes:
         self._file.unlink()
         if entry is not None:
             self._announce(entry)
+
+    def _take_alias(self, model: str, bad: Mark, good: Mark) -> None:
+        """From `bad`, if that has it and no other server answers with it."""
+        answers = champions(self._ledger.entries(), model, tried=True)[-1:] == [bad]
+        champion = self._aliases.champion(model)
+        if not answers and champion is not None and champion.number == bad.version:
+            self._aliases.move(self._aliases.version(model, good.version))
 
     def _version(self, model: str, wanted: Mark) -> Version | None:
         """None where it was deleted meanwhile."""

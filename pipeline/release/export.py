@@ -1,7 +1,8 @@
 """A model as files that any program of the Hugging Face world reads and samples from as we do.
 
 Different from a stage's `model/`: the tokens that begin, end and pad a text stand in config.json, and
-generation_config.json holds the sampler that the model was evaluated with, so nobody has to be told either.
+generation_config.json holds the sampler that the model was evaluated with, so nobody has to be told either; and a
+tokenizer of characters is written as bytes, which other programs cannot read in a way of their own.
 """
 
 import json
@@ -15,7 +16,7 @@ from pipeline.generation.engine import end_tokens
 from pipeline.model.checkpoint import save_model
 from pipeline.model.checkpoint_files import GENERATION
 from pipeline.model.decoder import Decoder
-from pipeline.model.tokenizer import save_tokenizer
+from pipeline.model.tokenizer import portable, save_tokenizer
 from pipeline.params import Sampling
 
 
@@ -27,7 +28,7 @@ def export(
     `packed`: matrices as int8.
     """
     save_model(model, folder, packed=packed)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(portable(tokenizer), folder)
     special = _special_tokens(model, tokenizer)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", config | special)

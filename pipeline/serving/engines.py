@@ -146,6 +146,7 @@ class Facts:
     parameters: int
     activated: int
     max_length: int  # of prompt and completion together
+    mapped: float  # share of the experts that stay in the file
 
 
 @dataclass(eq=False)
@@ -271,7 +272,7 @@ class Engine:
     async def _listen(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, started: "asyncio.Future[None]"
     ) -> None:
-        options = {name: getattr(self.options, name) for name in ("slots", "max_length", "dtype")}
+        options = {name: getattr(self.options, name) for name in ("slots", "max_length", "dtype", "hot")}
         writer.write(frames.pack({"folder": str(self.folder), "threads": self.threads} | options))
         first = await frames.read(reader)
         if "refused" in first:

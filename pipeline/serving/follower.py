@@ -3,9 +3,11 @@
     look at the alias → fetch and verify → load → smoke questions → held-out problems → shadow live requests
     → switch → drain the old one, record it → watch
 
-Whatever goes wrong before the switch leaves the old model answering. After it, a model that goes over a bound is rolled
-back. pipeline/promotion/outcome.py says how each end is recorded, and why a kill at any moment loses nothing: at a
-start the model that the ledger calls champion answers first, and an alias that names another one is a new attempt.
+Whatever goes wrong before the switch leaves the old model answering. What speaks against the version refuses it; what
+says nothing about it, a store that does not answer or a disk that is full, is tried again later. After the switch, a
+model that goes over a bound is rolled back. pipeline/promotion/outcome.py says how each end is recorded, and why a kill
+at any moment loses nothing: at a start the model that the ledger calls champion answers first, and an alias that names
+another one is a new attempt.
 
 Back to the champion before is a way out, not a contest: it is fetched, verified, loaded and asked the smoke questions,
 and need not be as good as the one that it replaces.
@@ -37,9 +39,10 @@ from pipeline.serving.trial import Shadow, TrialFailedError, held_out, right_sha
 from pipeline.tracking import Aliases, Version
 
 FETCHES = 3  # attempts, as a store may fail once
+FETCH_SECONDS = 1.0  # between two
 CRASHES = 3  # of an engine's process under watch, after which it is rolled back
 LONGEST_PAUSE = 60.0  # seconds between two looks while the registry does not answer
-REFUSALS = (InputError, EngineLostError, TrialFailedError, TimeoutError, ConnectionError)
+REFUSALS = (InputError, EngineLostError, TrialFailedError)  # what speaks against a version
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Follower:
         self._questions = held_out(root, self._options.problems)
         self._shares: dict[str, float] = {}  # digest → share of right answers
         self._now: Version | None = None  # what answers
+        self._declined: int | None = None  # a version that was refused here, while another server answers with it
         self._watch: Watch | None = None
         self._drops: set[asyncio.Task[None]] = set()
 
@@ -76,7 +80,7 @@ class Follower:
         self._lock = _alone(root)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """For ever. Raises InputError or ConnectionError where there is no champion to begin with."""
+        """For ever. Raises InputError, or OSError of registry, store or disk, where no champion can begin."""
         await self._start()
         ready()
         pause = self._options.every_seconds
@@ -85,7 +89,7 @@ class Follower:
             try:
                 await self._step()
                 pause = self._options.every_seconds
-            except (ConnectionError, InputError) as error:  # of the registry or the ledger: what answers goes on
+            except (OSError, InputError) as error:  # of registry, ledger or disk: what answers goes on
                 logger.error("follower: %s", error)
                 pause = min(LONGEST_PAUSE, 2 * pause)
             except Exception:
@@ -140,7 +144,9 @@ class Follower:
             return
         asked = await asyncio.to_thread(self._aliases.champion, self._model)
         assert self._now is not None
-        if asked is not None and asked.number != self._now.number:
+        if asked is None or asked.number != self._declined:
+            self._declined = None
+        if asked is not None and asked.number not in (self._now.number, self._declined):
             await self._attempt(asked)
 
     async def _attempt(self, asked: Version) -> None:
@@ -153,14 +159,10 @@ class Follower:
             async with asyncio.timeout(self._options.trial_seconds):
                 engine = await self._loaded(asked)
                 found = await self._examined(engine, back)
-        except REFUSALS as error:
-            reason = str(error) or f"not done within {self._options.trial_seconds:g} s (trial_seconds)"
+        except (*REFUSALS, TimeoutError) as error:
             await self._let_go(known)
-            logger.error("follower: %s version %s refused: %s", self._model, asked.number, reason)
-            if (await self._marks(tried=False))[-1:] == [mark(asked)]:  # as a person has recorded
-                await self._settle(_me(), "rolled back", mark(asked), before, reason)
-            else:
-                await self._settle(_me(), "refused", before, mark(asked), reason)
+            late = f"not done within {self._options.trial_seconds:g} s (trial_seconds)"
+            await self._refuse(asked, str(error) or late)
             return
         except BaseException:
             await self._let_go(known)
@@ -172,8 +174,21 @@ class Follower:
         self._switch(asked, engine)
         self._watch = None if back else self._watching(self._options.watch_seconds)
         who, why = asked_by(asked)
-        await self._settle(who, "rolled back" if back else "promoted", before, mark(asked), "; ".join([why, *found]))
+        kind: Kind = "rolled back" if back else "promoted"
+        await self._settle(who, kind, before, mark(asked), "; ".join([why, *found]), moves=False)
         await self._tidy()
+
+    async def _refuse(self, asked: Version, reason: str) -> None:
+        assert self._now is not None
+        logger.error("follower: %s version %s refused: %s", self._model, asked.number, reason)
+        before = mark(self._now)
+        if (await self._marks())[-1:] == [mark(asked)]:  # another server answers with it: the alias is not only ours
+            self._declined = asked.number
+            await self._settle(_me(), "refused", before, mark(asked), reason)
+        elif (await self._marks(tried=False))[-1:] == [mark(asked)]:  # as a person has recorded
+            await self._settle(_me(), "rolled back", mark(asked), before, reason)
+        else:
+            await self._settle(_me(), "refused", before, mark(asked), reason)
 
     async def _loaded(self, version: Version) -> Engine:
         """Fetched, verified, and in a process of its own."""
@@ -184,6 +199,7 @@ class Follower:
             except ConnectionError:
                 if attempt == FETCHES:
                     raise
+                await asyncio.sleep(FETCH_SECONDS)
         return await self._service.answering.load(folder)
 
     async def _examined(self, engine: Engine, back: bool) -> list[str]:
@@ -244,15 +260,22 @@ class Follower:
     async def _roll_back(self, reason: str) -> None:
         """To the champion before; where it cannot be loaded, what answers goes on."""
         assert self._now is not None
-        self._watch = None
         bad, marks = mark(self._now), await self._marks()
         earlier = [known for known in marks if known != bad]
         if not earlier:
             logger.error("follower: %s version %s: %s; no champion before it", self._model, bad.version, reason)
+            self._watch = None
             return
         logger.error("follower: %s version %s rolled back: %s", self._model, bad.version, reason)
-        version = await asyncio.to_thread(self._aliases.version, self._model, earlier[-1].version)
-        self._switch(version, await self._loaded(version))
+        try:
+            version = await asyncio.to_thread(self._aliases.version, self._model, earlier[-1].version)
+            engine = await self._loaded(version)
+        except REFUSALS as error:  # nor will it load another time
+            logger.error("follower: version %s cannot be loaded: %s", earlier[-1].version, error)
+            self._watch = None
+            return
+        self._switch(version, engine)
+        self._watch = None
         await self._settle(_me(), "rolled back", bad, mark(version), reason)
         await self._tidy()
 
@@ -280,9 +303,11 @@ class Follower:
     async def _marks(self, *, tried: bool = True) -> list[Mark]:
         return champions(await asyncio.to_thread(self._ledger.entries), self._model, tried=tried)
 
-    async def _settle(self, who: str, kind: Kind, before: Mark | None, after: Mark, why: str) -> None:
+    async def _settle(
+        self, who: str, kind: Kind, before: Mark | None, after: Mark, why: str, *, moves: bool = True
+    ) -> None:
         event = Event(uuid.uuid4().hex, who, kind, self._model, before, after, why, tried=True)
-        await asyncio.to_thread(self._outcomes.settle, event)
+        await asyncio.to_thread(self._outcomes.settle, event, moves=moves)
 
     async def _tidy(self) -> None:
         """Keep what answers and what would be rolled back to."""

@@ -29,9 +29,10 @@ from pipeline.files import digest
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Finish, Piece, Request
 from pipeline.generation.text import decode
-from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint import load_model, load_to_answer
 from pipeline.model.decoder import Decoder
 from pipeline.model.remote import checkpoint_digest
+from pipeline.model.stored import StoredExperts, hottest
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Sampling
 from pipeline.process import die_with_parent, keep_freed_memory
@@ -107,7 +108,9 @@ class Worker:
         self._load = None if mixture is None else np.zeros((len(mixture.layers), mixture.experts), dtype=np.int64)
         self._told = self._sent = 0.0
         size = model.size()
-        self.facts = {"parameters": size.total, "activated": size.activated, "max_length": longest}
+        stored = [part for part in model.modules() if isinstance(part, StoredExperts)]
+        mapped = sum(part.mapped for part in stored) / max(1, sum(part.count for part in stored))
+        self.facts = {"parameters": size.total, "activated": size.activated, "max_length": longest, "mapped": mapped}
 
     def run(self, inbox: "queue.SimpleQueue[Any]", send: Callable[[Any], None]) -> None:
         """Until the other side is gone."""
@@ -274,6 +277,22 @@ class Worker:
             send(message)
 
 
+def load(folder: Path, dtype: str, hot: float | None) -> Decoder:
+    """The model as it is to answer. On a CPU packed experts stay packed, and all but the `hot` share stay in the file.
+
+    Raises InputError where that is asked for on a GPU.
+    """
+    if torch.cuda.is_available():
+        if hot is not None:
+            raise InputError(f"machine.serving.hot: {hot}: is for CPUs, and this machine has a GPU; must be null")
+        return load_model(folder, getattr(torch, dtype), "cuda")
+    if dtype != "float32":
+        return load_model(folder, getattr(torch, dtype))
+    if hot is None:
+        return load_to_answer(folder)
+    return load_to_answer(folder, mapped=True, hot=hottest(folder, hot))
+
+
 def serve(channel: socket.socket) -> None:
     """Load the model that the first message names, say that it is there, and answer until the other side is gone."""
     options = frames.receive(channel)
@@ -283,8 +302,7 @@ def serve(channel: socket.socket) -> None:
     folder = Path(options["folder"])
     try:
         found = release_digest(folder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(folder, getattr(torch, options["dtype"]), device)
+        model = load(folder, options["dtype"], options["hot"])
         worker = Worker(model, load_tokenizer(folder), options)
     except InputError as error:
         channel.sendall(frames.pack({"refused": str(error)}))

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from pipeline.model.tokenizer import (
     byte_pair_tokenizer,
     character_tokenizer,
     load_tokenizer,
+    portable,
     save_tokenizer,
 )
 from pipeline.params import BytePairTokens
 
 TEMPLATE = "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
 TOKENIZER = character_tokenizer(TEMPLATE)
+PORTABLE = portable(TOKENIZER)
 TEXTS = [f"<bos><|user|>Ann has {n} eggs and sells {n // 2} of them, as her hens lay more.<eos>" for n in range(10, 60)]
 BYTE_PAIRS = byte_pair_tokenizer(TEMPLATE, TEXTS, 298)
 
@@ -92,3 +95,25 @@ def test_a_vocabulary_that_the_corpus_does_not_fill_is_refused() -> None:
     BytePairTokens(kind="byte_pair", vocabulary=least)
     with pytest.raises(ValueError, match=f"greater than or equal to {least}"):
         BytePairTokens(kind="byte_pair", vocabulary=least - 1)
+
+
+@given(st.lists(st.sampled_from([*CHARACTERS, *SPECIAL, "é", "🚀"])))
+def test_characters_as_bytes_are_the_same_tokens(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    tokens = TOKENIZER.encode(text, add_special_tokens=False)
+    assert PORTABLE.encode(text, add_special_tokens=False) == tokens
+    assert PORTABLE.decode(tokens) == TOKENIZER.decode(tokens)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "llama", "qwen2", "qwen3", "qwen3_moe"])
+def test_no_architecture_changes_how_a_release_is_read(tmp_path: Path, model_type: str) -> None:
+    save_tokenizer(PORTABLE, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    text = "<|user|>1 + 2 = ?\n I've 33<|assistant|><think>"
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert read.encode(text, add_special_tokens=False) == TOKENIZER.encode(text, add_special_tokens=False)
+    assert read.decode(read.encode(text, add_special_tokens=False)) == text
+
+
+def test_byte_pairs_are_portable_already() -> None:
+    assert portable(BYTE_PAIRS) is BYTE_PAIRS

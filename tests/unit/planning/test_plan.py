@@ -11,7 +11,7 @@ from pipeline.planning import plan as planning
 from pipeline.planning.measure import Load, Measured, Question, Way, measure
 from pipeline.planning.plan import make_plan
 from pipeline.planning.record import read_plan
-from pipeline.planning.table import plan_table, rows
+from pipeline.planning.table import chosen_line, plan_table, rows
 from pipeline.stages import deployment
 from pipeline.tracking import read_run
 from tests.project import PARAMS
@@ -56,7 +56,7 @@ def test_the_cheapest_is_chosen_and_nothing_is_measured_twice(released: Path) ->
     fake = Fake({"general_rl": True, "little": True})
     made = make_plan(released, measured_by=fake)
     assert fake.asked == [("general_rl", "memory"), ("general_rl", "offload"), ("little", "memory")]
-    assert made["chosen"] == {"release": "little", "way": "memory"}
+    assert made["chosen"] == {"release": "little", "way": "memory", "hot": None}
     assert made["candidates"][0]["cost"] == pytest.approx(0.10 / 3600 / 4000 * 1e6)
     assert made["measured"] == 3
     assert json.loads(json.dumps(made)) == read_plan(released)
@@ -67,7 +67,7 @@ def test_the_cheapest_is_chosen_and_nothing_is_measured_twice(released: Path) ->
     again = make_plan(released, measured_by=fake)
     assert len(fake.asked) == 3
     assert again["measured"] == 0
-    assert again["chosen"] == {"release": "general_rl", "way": "offload"}
+    assert again["chosen"] == {"release": "general_rl", "way": "offload", "hot": 0.25}
     make_plan(released, again=True, measured_by=fake)
     assert len(fake.asked) == 6
 
@@ -103,6 +103,9 @@ def test_the_table_names_every_candidate_and_the_chosen_one(released: Path) -> N
     ]  # fmt: skip
     assert [row[""] for row in table] == ["chosen", "", ""]
     assert plan_table(made).row_count == 3
+    assert chosen_line(made) == "chosen for this machine: little, served from memory"
+    offloaded = made | {"chosen": {"release": "general_rl", "way": "offload", "hot": 0.25}}
+    assert chosen_line(offloaded).endswith("served from offload with machine.serving.hot: 0.25 in params.yaml")
 
 
 def test_a_model_is_measured_in_a_process_of_its_own(released: Path) -> None:

@@ -123,7 +123,7 @@ def test_an_outcome_that_is_cut_off_anywhere_is_finished_at_the_next_start(tmp_p
         registry.cut = cut
         whole = True
         try:
-            outcomes.settle(event(kind, before, after, "it"))
+            outcomes.settle(event(kind, before, after, "it"), moves=True)
         except CutError:
             whole = False
         registry.cut = None
@@ -140,3 +140,13 @@ def test_an_outcome_that_is_cut_off_anywhere_is_finished_at_the_next_start(tmp_p
             assert cut > 0
             return
     raise AssertionError("more calls than expected")
+
+
+def test_a_version_that_another_server_answers_with_keeps_the_alias(tmp_path: Path) -> None:
+    registry: Any = Registry(champion=2)
+    ledger = Ledger.at(tmp_path, "l")
+    ledger.append(event("promoted", None, ONE))
+    ledger.append(event("promoted", ONE, TWO))
+    Outcomes(tmp_path, registry, ledger, lambda entry: None).settle(event("refused", ONE, TWO), moves=True)
+    assert registry.now == 2
+    assert TAGS["refused"] in registry.tags[2]

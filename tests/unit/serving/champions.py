@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
+from mlflow import MlflowClient
 
 from pipeline import chat
 from pipeline.model.attention import PackedSequences
@@ -20,6 +23,7 @@ from pipeline.records import Problem, schema, write_table
 from pipeline.release.export import export
 from pipeline.release.record import write_checksums
 from pipeline.tracking import Aliases, Submission, Version, register
+from pipeline.tracking.store import store_file
 from pipeline.training.loss import token_log_probabilities
 from tests.project import PARAMS
 from tests.unit.serving.toys import R1FLOW, ROOT, Server
@@ -63,6 +67,19 @@ def taught(thinking: str, answer: str, config: dict[str, Any] = DENSE) -> Decode
     return model
 
 
+def noted(folder: Path) -> None:
+    """Other bytes, so another release, of the same model."""
+    (folder / "note").write_text("another")
+
+
+@cache
+def new_store() -> bytes:
+    """MLflow's database before anything was kept in it: to make one takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
 class Project:
     """`follow` as params.machine.serving.follow."""
 
@@ -82,6 +99,9 @@ class Project:
             for n, prompt in enumerate(PROMPTS)
         ]
         write_table(pl.DataFrame(problems, schema=schema(Problem)), root / DATA[0])
+        if uri is None:
+            store_file(root).parent.mkdir(parents=True)
+            store_file(root).write_bytes(new_store())
         self.aliases = Aliases(self.tracking, root)
         self.digests: dict[int, str] = {}
 

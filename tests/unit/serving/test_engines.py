@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.files import write_json
+from pipeline.model.stored import USE
 from pipeline.params import Serving
 from pipeline.serving.engines import Answering, Ask, EngineLostError
 from tests.unit.serving.toys import write_model
 
 ASK = Ask([1, 2, 3], 2, {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 60}, "", None, False, False, None, [])
+
+SLOTS = Serving(slots=4)
+LARGE = {"hidden_size": 128, "moe_intermediate_size": 128, "n_routed_experts": 96}  # 19 MB of experts
+
+
+def own_memory(process: int) -> int:
+    """Bytes that are no file's and nobody else's."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 async def answer(answering: Answering) -> tuple[str, str]:
@@ -28,9 +39,9 @@ async def answer(answering: Answering) -> tuple[str, str]:
     return engine.facts.digest, text
 
 
-def run(test: Any) -> None:
+def run(test: Any, options: Serving = SLOTS) -> None:
     async def body() -> None:
-        answering = Answering(Serving(slots=4), threads=1)
+        answering = Answering(options, threads=1)
         try:
             await test(answering)
         finally:
@@ -104,3 +115,29 @@ def test_a_closed_call_frees_its_slots(model: Path) -> None:
         assert (await answer(answering))[1]
 
     run(test)
+
+
+def test_experts_that_stay_in_the_file_take_no_memory_and_change_no_answer(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "large", **LARGE)
+    write_json(folder / USE, [[1 / 96] * 96])
+    found: dict[float | None, tuple[float, str, int]] = {}
+
+    for hot in (None, 0.25):
+
+        async def test(answering: Answering, hot: float | None = hot) -> None:
+            engine = await answering.load(folder)
+            answering.switch(engine)
+            _, text = await answer(answering)
+            assert engine.facts is not None
+            assert engine.pid is not None
+            found[hot] = engine.facts.mapped, text, own_memory(engine.pid)
+
+        run(test, Serving(slots=4, hot=hot))
+    assert (found[None][0], found[0.25][0]) == (0, 0.75)
+    assert found[None][1] == found[0.25][1]
+    assert found[None][2] - found[0.25][2] > 10e6  # of 14 MB
+
+
+def test_experts_stay_in_the_file_as_float32_only() -> None:
+    with pytest.raises(ValueError, match="needs dtype float32"):
+        Serving(hot=0.5, dtype="bfloat16")

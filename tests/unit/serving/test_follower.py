@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.model.decoder import Decoder
 from pipeline.promotion.outcome import TAGS
-from tests.unit.serving.champions import MODEL, Following, Project, taught
+from tests.unit.serving.champions import MODEL, Following, Project, noted, taught
 from tests.unit.serving.toys import QUESTION, until
 
 pytestmark = pytest.mark.slow
@@ -64,17 +64,25 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
     project = Project(tmp_path / "project")
     project.release(good)
     second = project.release(better)
-    changed, wrong = project.release(taught("c", "7")), project.release(taught("a", "8"))
-    crashing = project.release(good, break_weights)
+    changed, wrong = project.release(good, noted), project.release(taught("a", "8"))
+    crashing, killed = project.release(good, break_weights), project.release(better, noted)
     weights = project.stored(changed) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     with project.serve() as server, load(server) as outcomes:
         assert server.version() == 1
         project.aliases.move(second)
         assert until(lambda: server.version() == 2, 30) < 15
-        for version, reason in ((changed, "SHA-256"), (wrong, "held-out"), (crashing, "")):
+        bad = [(changed, "SHA-256"), (wrong, "held-out"), (crashing, "hidden_size"), (killed, "ended while it loaded")]
+        for version, reason in bad:
+            answering = set(server.engines())
             project.aliases.move(version)
+            if version is killed:
+                until(lambda answering=answering: set(server.engines()) - answering, 60)
+                [pid] = set(server.engines()) - answering
+                os.kill(pid, signal.SIGKILL)
             until(lambda version=version: ("refused", version.number) in project.kinds(), 60)
+            [why] = [entry.event.why for entry in project.ledger() if entry.event.after.version == version.number]
+            assert reason in why
             until(lambda: (now := project.aliases.champion(MODEL)) is not None and now.number == 2)
             tags = project.aliases.version(MODEL, version.number).tags
             assert reason in tags[TAGS["refused"]]
@@ -91,8 +99,8 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
     assert len(outcomes) > 50
     assert set(outcomes) == {"answered"}
     numbers = [entry.event.after.version for entry in project.ledger()]
-    assert numbers == [1, 2, changed.number, wrong.number, crashing.number, 1, wrong.number]
-    back = project.ledger()[5].event
+    assert numbers == [1, 2, changed.number, wrong.number, crashing.number, killed.number, 1, wrong.number]
+    back = project.ledger()[6].event
     assert (back.kind, back.why) == ("rolled back", "a drill")
     assert "rolled back" in project.run("history").stdout.replace("\n", " ")
 

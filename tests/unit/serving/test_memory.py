@@ -44,6 +44,5 @@ def growth(server: Server, requests: int) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_memory_stays_flat(model: Path, tmp_path: Path) -> None:
-    with Server(model, tmp_path / "home") as server:
-        assert all(grown < 4 for grown in growth(server, 1_000).values())
+def test_memory_stays_flat(server: Server) -> None:
+    assert all(grown < 4 for grown in growth(server, 1_000).values())

@@ -52,10 +52,10 @@ START_SECONDS = 60.0
 QUESTION = [{"role": "user", "content": "47+85=?"}]
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """A folder with a checkpoint, tokenizer and chat template."""
+def write_model(folder: Path, seed: int = 0, **changed: Any) -> Path:
+    """A folder with a checkpoint, tokenizer and chat template; `changed` in SPARSE."""
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
-    decoder = Decoder(ModelConfig.from_hf({**SPARSE, "vocab_size": len(tokenizer)}))
+    decoder = Decoder(ModelConfig.from_hf({**SPARSE, **changed, "vocab_size": len(tokenizer)}))
     decoder.init_weights(seed)
     save_model(decoder, folder)
     save_tokenizer(tokenizer, folder)
@@ -127,9 +127,13 @@ class Server:
 
     def engine(self) -> int:
         """The process id of the engine."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert len(children) == 1
-        return int(children[0])
+        [only] = self.engines()
+        return only
+
+    def engines(self) -> list[int]:
+        """The process ids of all engines, loaded or loading."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(child) for child in children.read_text().split()]
 
     def raw(self, data: bytes, *, seconds: float = 10.0, half_close: bool = False) -> bytes:
         """What comes back for these bytes until the server closes, or nothing comes for `seconds`."""

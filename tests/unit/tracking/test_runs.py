@@ -1,7 +1,6 @@
 """One MLflow run per stage, whatever the store does."""
 
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from pipeline.errors import InputError
 from pipeline.params import Tracking
 from pipeline.tracking import Description, Tracker, flatten, git_tags, keep_file
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.store import connect, require_answer
+from pipeline.tracking.store import connect
+from tests.mlflow_server import mlflow_server
 
 pytestmark = pytest.mark.slow  # opening a new store takes seconds
 
@@ -253,23 +253,8 @@ def test_nested_params_become_dotted_names() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path)]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *store]
-    process = subprocess.Popen(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            require_answer(uri)
-            break
-        except InputError:
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
-    yield uri, process
-    os.killpg(process.pid, 9)
-    process.wait()
+    with mlflow_server(tmp_path) as running:
+        yield running
 
 
 def test_a_server_that_dies_does_not_take_the_stage_with_it(
