@@ -18,8 +18,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO
 from pipeline.rl.loss import PEAKS, SUMS, token_weight
 from pipeline.rl.objective import PolicyObjective, Reference, Terms
-from pipeline.rl.trajectories import Trajectory, policy_batch
-from pipeline.training.batches import runs
+from pipeline.rl.trajectories import Trajectory, in_families, policy_batch
 from pipeline.training.engine import Engine, State, TorchEngine
 from pipeline.training.optimiser import learning_rate
 
@@ -107,7 +106,7 @@ class Learner:
     def _with_old(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         """The same with the log-probabilities that the policy gives them now, before the first update."""
         measured = []
-        for run in runs(trajectories, self._options.micro_batch_tokens):
+        for run in in_families(trajectories, self._options.micro_batch_tokens):
             terms: Terms = self._engine(policy_batch(run, replay=self._options.replay_experts).to(self._device))
             parts = terms.log_probabilities.cpu().split([trajectory.completion for trajectory in run])
             measured += [replace(one, old=part.numpy()) for one, part in zip(run, parts, strict=True)]
@@ -116,7 +115,7 @@ class Learner:
     def _learn(self, trajectories: list[Trajectory], rate: float, permit: Permit) -> Report:
         """One update."""
         terms: list[Terms] = []
-        for run in runs(trajectories, self._options.micro_batch_tokens):
+        for run in in_families(trajectories, self._options.micro_batch_tokens):
             batch = policy_batch(run, replay=self._options.replay_experts).to(self._device)
             reference = None if self._reference is None else self._reference(batch)
             part: Terms = self._engine(batch, reference)

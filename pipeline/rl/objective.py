@@ -39,8 +39,10 @@ class PolicyObjective(nn.Module):
         sparse = bool(output.routing)
         return Terms(
             policy=policy,
-            balance=balance_loss(output.routing, batch.flat.lengths) if sparse else torch.zeros_like(policy.loss),
-            load=expert_load(output.routing) if sparse else None,
+            balance=balance_loss(output.routing, batch.flat.lengths, batch.families)
+            if sparse
+            else torch.zeros_like(policy.loss),
+            load=expert_load(output.routing, batch.texts) if sparse else None,
             log_probabilities=log_probabilities.detach(),
         )
 
@@ -79,7 +81,8 @@ def _predict(
 ) -> tuple[Output, Tensor, Tensor]:
     """The decoder's output, and log-probability and entropy (P,) of each prediction at the sampling temperature."""
     flat = batch.flat
-    output = decoder(flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay if replay else None)
+    attention = PackedSequences(flat.lengths, batch.families)
+    output = decoder(flat.tokens, flat.positions, attention, batch.replay if replay else None)
     return output, *token_log_probabilities(
         output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature
     )
