@@ -184,32 +184,56 @@ void attention_backward(int threads, const Sequences* of, const float* query, co
 
 namespace {
 
+constexpr float UNSEEN = -3e38f;
+
+// p (HEADS, ld), the first `places` of PLACES columns: the scaled products of queries (HEADS, d) with keys `place` apart.
+// All of a block are computed at once, as keys are loaded once for all heads, and W sums made of W vectors in one go.
+template <int HEADS>
+void score_block(int64_t places, int64_t d, float scale, int64_t place, const float* query, const float* k, float* p,
+                 int64_t ld) {
+    constexpr int PLACES = W / HEADS;
+    Vec products[W] = {};  // of head h and place i at h · PLACES + i
+    const auto add = [&](int64_t c, int count) {
+        Vec q[HEADS];
+        for (int h = 0; h < HEADS; ++h) q[h] = load(query + h * d + c, count);
+        for (int i = 0; i < PLACES; ++i) {
+            const Vec key = load(k + (i < places ? i : places - 1) * place + c, count);
+            for (int h = 0; h < HEADS; ++h) products[h * PLACES + i] += q[h] * key;
+        }
+    };
+    const int64_t whole = d / W * W;
+    for (int64_t c = 0; c < whole; c += W) add(c, W);
+    if (whole < d) add(whole, static_cast<int>(d - whole));
+    float scores[W];
+    store(scores, sums<W / 2>(products, std::make_integer_sequence<int, W>()) * scale);
+    for (int h = 0; h < HEADS; ++h) {
+        std::memcpy(p + h * ld, scores + h * PLACES, PLACES * sizeof(float));
+        for (int64_t i = places; i < PLACES; ++i) p[h * ld + i] = UNSEEN;
+    }
+}
+
+template <int HEADS>
+void score_blocks(int64_t L, int64_t d, float scale, int64_t place, const float* query, const float* k, float* p, int64_t ld) {
+    for (int64_t j = 0; j < ld; j += W / HEADS)
+        if (j < L)
+            score_block<HEADS>(std::min<int64_t>(W / HEADS, L - j), d, scale, place, query, k + j * place, p + j, ld);
+        else
+            for (int h = 0; h < HEADS; ++h) std::fill_n(p + h * ld + j, W / HEADS, UNSEEN);
+}
+
 // The queries (shared, d) of one row that share a key head, over the first L places, `place` floats apart, of its keys k
 // and values v -> out (shared, e).
 void attend(int64_t L, int64_t shared, int64_t d, int64_t e, float scale, int64_t place, const float* query, const float* k,
             const float* v, float* out) {
     const int64_t ld = round_up(L);
     float* p = scratch(shared * ld);
+    int64_t first = 0;
+    for (; first + 4 <= shared; first += 4) score_blocks<4>(L, d, scale, place, query + first * d, k, p + first * ld, ld);
+    for (; first < shared; ++first) score_blocks<1>(L, d, scale, place, query + first * d, k, p + first * ld, ld);
     for (int64_t h = 0; h < shared; ++h) {
-        const float* q = query + h * d;
         float* row_of_head = p + h * ld;
-        Vec most = Vec{} - 3e38f;
-        for (int64_t j = 0; j < L; j += W) {
-            const int places = static_cast<int>(L - j < W ? L - j : W);
-            Vec products[W] = {};  // of one place each; turned, their sum is the scores of W places
-            for (int i = 0; i < places; ++i)
-                for (int64_t c = 0; c < d; c += W) {
-                    const int count = static_cast<int>(d - c < W ? d - c : W);
-                    products[i] += load(q + c, count) * load(k + (j + i) * place + c, count);
-                }
-            swap_blocks<W / 2>(products, std::make_integer_sequence<int, W>());
-            Vec scores{};
-            for (int i = 0; i < W; ++i) scores += products[i];
-            store(row_of_head + j, scores * scale);
-            for (int i = places; i < W; ++i) row_of_head[j + i] = -3e38f;
-            const Vec seen = load(row_of_head + j);
-            most = seen > most ? seen : most;
-        }
+        Vec most = load(row_of_head);
+        for (int64_t j = W; j < ld; j += W) most = load(row_of_head + j) > most ? load(row_of_head + j) : most;
         const float top = largest(most);
         Vec total{};
         for (int64_t j = 0; j < ld; j += W) {

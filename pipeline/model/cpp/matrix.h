@@ -212,6 +212,18 @@ void swap_blocks(Vec* rows, std::integer_sequence<int, J...> columns) {
     if constexpr (HALF > 1) swap_blocks<HALF / 2>(rows, columns);
 }
 
+// Lane i of the result is the sum of all lanes of rows[i], which are lost: blocks are swapped and added up.
+template <int HALF, int... J>
+Vec sums(Vec* rows, std::integer_sequence<int, J...> lanes) {
+    for (int i = 0; i < HALF; ++i) {
+        const Vec above = rows[i], below = rows[i + HALF];
+        rows[i] = __builtin_shufflevector(above, below, (J & HALF ? J - HALF + W : J)...) +
+                  __builtin_shufflevector(above, below, (J & HALF ? J + W : J + HALF)...);
+    }
+    if constexpr (HALF > 1) return sums<HALF / 2>(rows, lanes);
+    return rows[0];
+}
+
 // to (columns, rows) with rows ldt apart = from (rows, columns)ᵀ, where row r begins at from(r). `fill`: whole vectors are
 // written, with 0 behind the last row.
 template <typename Row>
