@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.errors import InputError
 from pipeline.model import native
 from pipeline.model.dispatch import Matrices, fused, run_experts
+from pipeline.model.families import membership
 from pipeline.model.kernels import sigmoid
 from pipeline.model.layers import FeedForward
 from pipeline.model.linear import linear
@@ -147,34 +148,42 @@ class MixtureOfExperts(nn.Module):
         return self.experts(x, routing.experts, routing.weights, base), routing
 
 
-def expert_load(routing: Sequence[Routing]) -> Tensor:
-    """How many tokens each expert got, (layers, E) int64."""
-    return torch.stack([torch.bincount(r.experts.flatten(), minlength=r.scores.shape[1]) for r in routing])
+def expert_load(routing: Sequence[Routing], texts: Tensor | None = None) -> Tensor:
+    """How many tokens each expert got, (layers, E) int64; a token counts once for each of its `texts` (T,)."""
+    choices = None if texts is None else texts.repeat_interleave(routing[0].experts.shape[1])
+    loads = [torch.bincount(r.experts.flatten(), choices, minlength=r.scores.shape[1]) for r in routing]
+    return torch.stack(loads).long()
 
 
-def balance_loss(routing: Sequence[Routing], lengths: Sequence[int]) -> Tensor:
+def balance_loss(routing: Sequence[Routing], lengths: Sequence[int], families: Sequence[int] | None = None) -> Tensor:
     """Sequence-wise balance loss, report eq. 17-20 without its factor: mean over sequences, sum over layers; scalar.
 
     1 per layer when every sequence spreads its tokens and its scores evenly. As in eq. 18, an expert counts as chosen
-    if its score is among the k largest, whatever the balancing bias made of it.
+    if its score is among the k largest, whatever the balancing bias made of it. With `families` the sequences are
+    their texts, and `lengths` those of their segments.
     """
     if not routing:
         raise InputError("balance_loss: the model has no mixture of experts")
-    scores = routing[0].scores
-    sizes = torch.tensor(lengths, device=scores.device)
-    sequence = torch.arange(len(lengths), device=scores.device).repeat_interleave(sizes)
-    return torch.stack([_layer_balance_loss(layer, sequence, sizes) for layer in routing]).sum()
+    device = routing[0].scores.device
+    sizes = torch.tensor(lengths, device=device)
+    segment = torch.arange(len(lengths), device=device).repeat_interleave(sizes)
+    parts = membership((1,) * len(lengths) if families is None else families, device)
+    return torch.stack([_layer_balance_loss(layer, segment, sizes, *parts) for layer in routing]).sum()
 
 
-def _layer_balance_loss(routing: Routing, sequence: Tensor, sizes: Tensor) -> Tensor:
+def _layer_balance_loss(routing: Routing, segment: Tensor, sizes: Tensor, text: Tensor, part: Tensor) -> Tensor:
+    """Of tokens in `segment` (T,), segments of `sizes` (S,), each `part` (M,) of a `text` (M,)."""
     scores, top_k = routing.scores, routing.experts.shape[1]
-    experts = scores.shape[1]
-    chosen = choose_experts(scores.detach(), None, top_k) + sequence[:, None] * experts
-    counts = torch.bincount(chosen.flatten(), minlength=len(sizes) * experts).view(len(sizes), experts)
-    share = counts * experts / (top_k * sizes[:, None])  # f, eq. 18
-    # Σ_i f_i P_i per sequence is the mean over its tokens of Σ_i f_i s'_i: no need to form P.
-    per_token = _NormalisedDot.apply(scores, share.index_select(0, sequence))
-    return (per_token / sizes[sequence]).sum() / len(sizes)
+    segments, experts, texts = len(sizes), scores.shape[1], int(text[-1]) + 1
+    chosen = choose_experts(scores.detach(), None, top_k) + segment[:, None] * experts
+    counts = torch.bincount(chosen.flatten(), minlength=segments * experts).view(segments, experts)
+    of_texts = counts.new_zeros(texts, experts).index_add_(0, text, counts[part])
+    lengths = sizes.new_zeros(texts).index_add_(0, text, sizes[part])[:, None]
+    share = of_texts * experts / (top_k * lengths)  # f, eq. 18
+    # Σ_i f_i P_i per text is the mean over its tokens of Σ_i f_i s'_i: no need to form P. A token has its part in the
+    # means of all its texts.
+    factors = share.new_zeros(segments, experts).index_add_(0, part, (share / lengths)[text])
+    return _NormalisedDot.apply(scores, factors.index_select(0, segment)).sum() / texts
 
 
 class _NormalisedDot(torch.autograd.Function):

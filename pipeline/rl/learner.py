@@ -20,7 +20,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.params import GRPO, Distributed
 from pipeline.rl.loss import PEAKS, SUMS, token_weight
 from pipeline.rl.objective import PolicyObjective, Reference, Terms
-from pipeline.rl.trajectories import Trajectory, policy_batch
+from pipeline.rl.trajectories import Trajectory, in_families, policy_batch
 from pipeline.training.batches import shared_runs
 from pipeline.training.engine import ONE, Engine, State, make_engine
 from pipeline.training.optimiser import learning_rate
@@ -140,7 +140,7 @@ class Learner:
         return minibatches
 
     def _runs(self, trajectories: Sequence[Trajectory]) -> list[tuple[list[Trajectory], float]]:
-        return shared_runs(trajectories, self._options.micro_batch_tokens)
+        return shared_runs(trajectories, self._options.micro_batch_tokens, in_families)
 
     @torch.no_grad()
     def _with_old(self, minibatch: Minibatch) -> Minibatch:

@@ -42,8 +42,10 @@ class PolicyObjective(nn.Module):
         sparse = bool(output.routing)
         return Terms(
             policy=policy,
-            balance=balance_loss(output.routing, batch.flat.lengths) if sparse else torch.zeros_like(policy.loss),
-            load=expert_load(output.routing) if sparse else None,
+            balance=balance_loss(output.routing, batch.flat.lengths, batch.families)
+            if sparse
+            else torch.zeros_like(policy.loss),
+            load=expert_load(output.routing, batch.texts) if sparse else None,
             log_probabilities=log_probabilities.detach(),
         )
 
@@ -100,7 +102,8 @@ def _predict(
     `adapter` takes the place of the decoder's own.
     """
     flat = batch.flat
-    given = (flat.tokens, flat.positions, PackedSequences(flat.lengths), batch.replay if replay else None)
+    attention = PackedSequences(flat.lengths, batch.families)
+    given = (flat.tokens, flat.positions, attention, batch.replay if replay else None)
     output = decoder(*given) if adapter is None else functional_call(decoder, adapter, given)
     return output, *token_log_probabilities(
         output.hidden, decoder.unembedding, flat.predictors, flat.targets, temperature

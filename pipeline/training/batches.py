@@ -8,7 +8,7 @@ on average (no share of the budget is wasted) and exceeds it by less than one ex
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -21,6 +21,8 @@ from pipeline.errors import InputError
 from pipeline.world import deal, world
 
 Item = TypeVar("Item", bound=Sized)
+Cut = Callable[[Sequence[Item], int], Iterator[list[Item]]]
+"""Makes runs of at most so many tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,16 +88,16 @@ def runs(items: Sequence[Item], tokens: int) -> Iterator[list[Item]]:
     yield run
 
 
-def shared_runs(items: Sequence[Item], tokens: int) -> list[tuple[list[Item], float]]:
-    """This rank's share of a step's sequences in runs of at most `tokens`, each with its weight in the step.
+def shared_runs(items: Sequence[Item], tokens: int, cut: Cut[Item] = runs) -> list[tuple[list[Item], float]]:
+    """This rank's share of a step's sequences, `cut` into runs of at most `tokens`, each with its weight in the step.
 
     All ranks have to go through the model equally often. One that has less to do makes up for it by runs of weight 0.
     """
     if world().alone:
-        return [(run, 1.0) for run in runs(items, tokens)]
+        return [(run, 1.0) for run in cut(items, tokens)]
     shares = [[items[place] for place in places] for places in deal([len(item) for item in items], world().size)]
-    cut = [list(runs(share, tokens)) if share else [] for share in shares]
-    own, most = cut[world().rank], max(map(len, cut))
+    all_runs = [list(cut(share, tokens)) if share else [] for share in shares]
+    own, most = all_runs[world().rank], max(map(len, all_runs))
     return [(run, 1.0) for run in own] + [([min(items, key=len)], 0.0)] * (most - len(own))
 
 

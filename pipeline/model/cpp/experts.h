@@ -178,8 +178,8 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
             }
             for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
                 const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
-                float* dot = scratch((2 * D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
-                float *dxt = dot + D * ld, *dht = dxt + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
+                float* dot = scratch((D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
+                float *dht = dot + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
                 float *xs = dgut + 2 * I * ld, *h = xs + n * D;  // (n, D), (n, I)
                 const float* gut = saved + 2 * I * saved_at;
                 const int64_t* choice = order + at;
@@ -203,8 +203,7 @@ void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, i
                 transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
                 if (ddown != nullptr) gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, at > starts[e]);
                 if (dgate_up != nullptr) gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, at > starts[e]);
-                gemm<true>(D, N, 2 * I, gate_up + e * 2 * I * D, 1, D, dgut, ld, dxt, ld, false);
-                transpose(D, n, [&](int64_t r) { return dxt + r * ld; }, rows + at * D, D, false);
+                gemm(n, D, 2 * I, dgut, 1, ld, gate_up + e * 2 * I * D, D, rows + at * D, D, false);
             }
         }
         sum_over_choices(T, k, D, rows, slots, nullptr, dx);

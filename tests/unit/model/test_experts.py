@@ -110,6 +110,17 @@ def test_balance_loss_is_one_when_even_and_more_when_crowded() -> None:
     assert balance_loss([routing_of(crowded, 1)], [12]).item() > 2
 
 
+def test_a_shared_beginning_counts_in_each_of_its_texts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alone, trunk, one, other = (torch.rand(length, 6, generator=generator) for length in (3, 5, 4, 2))
+    together = [routing_of(torch.cat((alone, trunk, one, other)), 2)]
+    apart = [routing_of(torch.cat((alone, trunk, one, trunk, other)), 2)]
+    balance = balance_loss(together, [3, 5, 4, 2], [1, 3])
+    assert balance.item() == pytest.approx(balance_loss(apart, [3, 9, 7]).item(), rel=1e-5)
+    texts = torch.tensor([1] * 3 + [2] * 5 + [1] * 6)
+    assert torch.equal(expert_load(together, texts), expert_load(apart))
+
+
 def test_a_dense_model_has_no_balance_loss() -> None:
     with pytest.raises(InputError, match="no mixture"):
         balance_loss((), LENGTHS)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.model.packed import packed_attention
 from pipeline.model.ragged import layout
-from pipeline.model.short import LONGEST, short_attention
+from pipeline.model.short import LONGEST, Segments, short_attention
 
 SCALE = 0.3
 
@@ -29,9 +29,9 @@ def test_both_kernels_are_attention_inside_each_sequence(lengths: list[int], sha
     inputs = [torch.randn(sum(lengths), *shape, generator=generator, requires_grad=True) for shape in shapes]
     gradient = torch.randn(sum(lengths), 4, 6, generator=generator)
     expected = one_by_one(*inputs, lengths)
-    blocks, begins = layout(torch.tensor(lengths)), F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    blocks, segments = layout(torch.tensor(lengths)), Segments.of(lengths, [1] * len(lengths))
     for attended in (
-        short_attention(*inputs, SCALE, begins),
+        short_attention(*inputs, SCALE, segments),
         packed_attention(*inputs, SCALE, blocks),
     ):
         torch.testing.assert_close(attended, expected)

@@ -69,7 +69,10 @@ def written_out(model: Decoder, items: Sequence[Trajectory], options: GRPO, repl
     ("config", "replay"), [(SPARSE, False), (SPARSE, True), (DENSE, False)], ids=["sparse", "replay", "dense"]
 )
 @pytest.mark.parametrize("micro_batch_tokens", [1, 20, 16_384], ids=["one by one", "several", "at once"])
-def test_an_update_is_the_written_out_formula_however_it_is_cut(micro_batch_tokens: int, replay: bool, config: Mapping):
+@pytest.mark.parametrize("group", [1, 3], ids=["prompts apart", "prompts shared"])
+def test_an_update_is_the_written_out_formula_however_it_is_cut(
+    group: int, micro_batch_tokens: int, replay: bool, config: Mapping
+):
     options = grpo(
         {"kl_coefficient": 0.0 if replay else 0.3},  # the reference chooses its experts itself
         **LOOSE,
@@ -77,7 +80,7 @@ def test_an_update_is_the_written_out_formula_however_it_is_cut(micro_batch_toke
         micro_batch_tokens=micro_batch_tokens,
         replay_experts=replay,
     )
-    model, items = decoder(config), trajectories(experts=replay)[1:]
+    model, items = decoder(config), trajectories(10, experts=replay, group=group)[1:]
     ours = gradients(model, items, options)
     loss = written_out(model, items, options, replay)
     reference = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

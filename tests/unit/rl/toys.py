@@ -133,21 +133,29 @@ def counted(question: Question, completion: Completion) -> float:
     return float((completion.tokens == 7).mean())
 
 
-def trajectories(count: int = 8, experts: bool = False) -> list[Trajectory]:
-    """Random tokens; log-probabilities near to those of an untrained decoder."""
+def trajectories(count: int = 8, experts: bool = False, group: int = 1) -> list[Trajectory]:
+    """Random tokens, so many samples of a prompt; log-probabilities near to those of an untrained decoder."""
     rng = np.random.default_rng(3)
-    made = []
+    made: list[Trajectory] = []
     for index in range(count):
         prompt, completion = int(rng.integers(1, 5)), int(rng.integers(1, 7))
         near = (-np.log(VOCABULARY) + rng.normal(size=completion) * 0.3).astype(np.float32)
         choices = np.tile(np.arange(8, dtype=np.int16), (prompt + completion - 1, 2, 1))  # in both mixture layers
+        tokens = rng.integers(1, VOCABULARY, size=prompt + completion)
+        chosen = rng.permuted(choices, axis=2)[..., :2]
+        if index % group:
+            before = made[-1].prompt
+            tokens = np.concatenate([made[-1].tokens[:before], tokens[prompt:]])
+            if made[-1].experts is not None:
+                chosen = np.concatenate([made[-1].experts[: before - 1], chosen[prompt - 1 :]])
+            prompt = before
         made.append(
             Trajectory(
-                tokens=rng.integers(1, VOCABULARY, size=prompt + completion),
+                tokens=tokens,
                 prompt=prompt,
                 advantage=float(rng.normal()) if index else 0.0,
                 engine=near,
-                experts=rng.permuted(choices, axis=2)[..., :2] if experts else None,
+                experts=chosen if experts else None,
             )
         )
     return made
