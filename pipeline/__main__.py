@@ -9,6 +9,7 @@ import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from pipeline.cost import Account
 from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
-from pipeline.job import MEMBER, PARAMS_FILE, Identity, Job, Log, at, identity, outputs, project_root, require_stage
+from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.mirror import mirrored
 from pipeline.params import Distributed, Params, load_params
 from pipeline.process import die_with_parent, exit_on_signals, is_rank, keep_freed_memory, rank, spin_briefly
-from pipeline.ranks import launch, let_the_first_speak, wanted
+from pipeline.ranks import first_node, launch, let_the_first_speak, wanted
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
 
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         if rank() > 0:
             follow(stage, root)
         elif not is_rank() and (params := wanted(stage, root)):
-            with mirrored(params.machine.store, root, stage, identity(root, stage).key):
+            store = params.machine.store if first_node() else None  # the nodes share the folder
+            with mirrored(store, root, stage, identity(root, stage).key):
                 status = launch(stage, root, params)
                 if status > 128:  # by a signal: what is left to do has little time
                     raise SystemExit(status)
@@ -57,39 +59,35 @@ def main(arguments: Sequence[str]) -> int:
 def run_stage(stage: str, root: Path) -> None:
     """Run one stage in the project at `root`; its figures, in the stage's own order, become metrics.json."""
     require_stage(root, stage)
-    with Attempt(root, stage) as attempt:
+    with Attempt(root, stage) as attempt, ExitStack() as around:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
+        if not is_rank():  # of ranks, who starts them keeps the copy
+            around.enter_context(mirrored(params.machine.store, root, stage, work.key))
         attempt.update(key=work.key)
-        store = None if is_rank() else params.machine.store  # of ranks, who starts them keeps the copy
-        with mirrored(store, root, stage, work.key):
-            _perform(stage, root, params, work, attempt)
-
-
-def _perform(stage: str, root: Path, params: Params, work: Identity, attempt: Attempt) -> None:
-    ranks = params.distributed if is_rank() else Distributed()
-    account = Account(root, stage, work.key, params.machine, ranks)
-    account.require_budget()
-    settle(params)
-    module = _module(stage)
-    values = params.model_dump(mode="json", by_alias=True)
-    data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
-    described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
-    with Tracker(params.tracking, root, described) as tracker:
-        job = Job(stage, root, work.key, tracker.log, tracker.table, account, work.deps)
-        if has_curves := job.output(CURVES) in outputs(root, stage):
-            curves = Curves(job.scratch)
-            job = replace(job, log=both(tracker.log, curves.note))
-        try:
-            metrics = module.run(params, job)
-            if has_curves:
-                curves.write(job.output(CURVES))
-            write_json(job.output("metrics.json"), metrics, sort=False)
-            tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
-            attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
-        finally:  # a stage that fails has cost something too
-            spent = account.close().figures()
-            attempt.update(cost=spent)
-            tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
+        ranks = params.distributed if is_rank() else Distributed()
+        account = Account(root, stage, work.key, params.machine, ranks)
+        account.require_budget()
+        settle(params)
+        module = _module(stage)
+        values = params.model_dump(mode="json", by_alias=True)
+        data = {path: digest for path, digest in work.deps.items() if path.startswith("artifacts/")}
+        described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
+        with Tracker(params.tracking, root, described) as tracker:
+            job = Job(stage, root, work.key, tracker.log, tracker.table, account, work.deps)
+            if has_curves := job.output(CURVES) in outputs(root, stage):
+                curves = Curves(job.scratch)
+                job = replace(job, log=both(tracker.log, curves.note))
+            try:
+                metrics = module.run(params, job)
+                if has_curves:
+                    curves.write(job.output(CURVES))
+                write_json(job.output("metrics.json"), metrics, sort=False)
+                tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)
+                attempt.update(metrics=metrics, mlflow_run=tracker.run_id)
+            finally:  # a stage that fails has cost something too
+                spent = account.close().figures()
+                attempt.update(cost=spent)
+                tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
 
 
 def follow(stage: str, root: Path) -> None:

@@ -236,7 +236,7 @@ def mirrored(place: str | None, root: Path, stage: str, key: str) -> Iterator[No
     try:
         if reached := work_mirror(place, root, stage, key).restore():
             print(f"{stage}: goes on from the checkpoint that {place} has: {_said(reached)}", file=sys.stderr)
-    except ConnectionError as error:
+    except OSError as error:
         logger.warning("%s: goes on without a look at the store's checkpoints: %s", stage, error)
     command = [sys.executable, "-m", "pipeline.mirror", place, stage, key]
     copying = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE)

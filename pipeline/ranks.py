@@ -36,6 +36,10 @@ def wanted(stage: str, root: Path) -> Params | None:
     return params if params.distributed.world > 1 else None
 
 
+def first_node() -> bool:
+    return os.environ.get(NODE, "0") == "0"
+
+
 def launch(stage: str, root: Path, params: Params) -> int:
     """Run the stage on all ranks of this node. Returns the exit status that says how it ended."""
     where = _rendezvous(params.distributed, os.environ)
