@@ -22,19 +22,22 @@ from pipeline.rl.rollout import Questions, rollout_engine
 from pipeline.training.batches import micro_batches
 from pipeline.training.engine import acting_copy, make_engine
 from pipeline.training.loop import Objective, train
+from pipeline.training.memory import prepare
 from pipeline.world import world
 from tests.unit.rl import toys
 from tests.unit.training import test_loop as sft
 
 STEPS = 20
+ADAPTER = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "kv_b_proj", "gate_proj", "up_proj", "experts"]}
+SAVING = {"sparse": {}, "dense": {}, "adapted": {"adapter": ADAPTER, "checkpoint_activations": True}}
 Figures = list[dict[str, float]]
 
 
 def supervised(model_type: str, distributed: Distributed, scratch: Path) -> tuple[Figures, float]:
     """Figures of the steps, and a number that the trained weights make."""
-    model = sft.decoder({"sparse": sft.SPARSE, "dense": sft.DENSE}[model_type])
     told: Figures = []
-    options = sft.options(steps=STEPS, micro_batch_tokens=40, checkpoint_every=8)
+    options = sft.options(steps=STEPS, micro_batch_tokens=40, checkpoint_every=8, **SAVING[model_type])
+    model = prepare(sft.decoder({"dense": sft.DENSE}.get(model_type, sft.SPARSE)), options, seed=0)
     log = lambda figures, step: told.append(_sober(figures))  # noqa: E731
     train(model, sft.examples(), options, seed=0, scratch=scratch, log=log, title="", distributed=distributed)
     return told, sum(parameter.detach().double().square().sum().item() for parameter in model.parameters())
@@ -42,13 +45,14 @@ def supervised(model_type: str, distributed: Distributed, scratch: Path) -> tupl
 
 def reinforced(model_type: str, distributed: Distributed, scratch: Path) -> tuple[Figures, float]:
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
-    config = {"sparse": toys.SPARSE, "dense": toys.DENSE}[model_type]
-    policy = toys.decoder({**config, "vocab_size": len(tokenizer)})
-    acting = acting_copy(policy, distributed)
+    config = {"dense": toys.DENSE}.get(model_type, toys.SPARSE)
     options = toys.grpo(
         {"kl_coefficient": 0.01}, steps=STEPS, prompts=5, max_new_tokens=8, learning_rate=3e-3, reference_every=6,
-        minibatches=2, micro_batch_tokens=60, checkpoint_every=8, replay_experts=model_type == "sparse",
+        minibatches=2, micro_batch_tokens=60, checkpoint_every=8, replay_experts=model_type != "dense",
+        **SAVING[model_type],
     )  # fmt: skip
+    policy = prepare(toys.decoder({**config, "vocab_size": len(tokenizer)}), options, seed=0)
+    acting = acting_copy(policy, distributed)
     questions = Questions([toys.question(number) for number in range(10)], 0)
     told: Figures = []
     grpo.train(

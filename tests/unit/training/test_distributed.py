@@ -24,6 +24,7 @@ PROGRAM = "tests.unit.training.on_ranks"
 RESUMED_AT = 8
 SUPERVISED = ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3", "sft:sparse:3all"]
 REINFORCED = ["grpo:sparse:1", "grpo:sparse:3"]
+ADAPTED = ["sft:adapted:2", "grpo:adapted:1"]
 REFUSED = ["refused:sparse:0", "refused:sparse:2", "refused:sparse:3"]
 Results = dict[str, Any]
 
@@ -41,7 +42,7 @@ def one(folder: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
-    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *REINFORCED, *REFUSED)
+    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *REINFORCED, *ADAPTED, *REFUSED)
 
 
 def middle(folder: Path, case: str, name: str) -> Path:
@@ -73,6 +74,15 @@ def test_two_ranks_reinforce_as_one_process(one: Results, two: Results, case: st
     assert_same(told, one["grpo"][0])
     assert told[-1]["reward"] != told[0]["reward"]
     assert weights == pytest.approx(one["grpo"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("case", ADAPTED)
+def test_two_ranks_train_an_adapter_as_one_process(folder: Path, two: Results, case: str) -> None:
+    kind = case.partition(":")[0]
+    told, weights = two[case]
+    expected, others = on_ranks.run(f"{kind}:adapted:0", folder)
+    assert_same(told, expected)
+    assert weights == pytest.approx(others, rel=RELATIVE)
 
 
 @pytest.mark.parametrize("case", REFUSED)
