@@ -7,6 +7,7 @@ On several nodes the same command runs on each, with the project folder in a fil
 environment says which node this is: R1FLOW_NODE_RANK, from 0 on, and R1FLOW_RENDEZVOUS, host:port of node 0.
 """
 
+import logging
 import os
 import re
 import sys
@@ -48,6 +49,7 @@ def launch(stage: str, root: Path, params: Params) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_ended` says it in one line
     with TemporaryDirectory(prefix="r1flow-torchrun-") as folder:  # of logs that are not redirected to it
         config = LaunchConfig(
             min_nodes=params.distributed.nodes,
@@ -105,7 +107,6 @@ def _environment(params: Params) -> dict[str, str]:
         RANK_TIMEOUT: str(60 * params.machine.rank_timeout_minutes),
         "OMP_NUM_THREADS": share,
         "POLARS_MAX_THREADS": share,
-        "LOGLEVEL": "CRITICAL",  # torchrun's own account of what is told here in a line
     }
 
 

@@ -50,8 +50,20 @@ def world() -> World:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get(RANK_TIMEOUT, "600"))))
+    dist.init_process_group(backend, timeout=_patience())
     return World(dist.get_rank(), size)
+
+
+def bound_waiting() -> None:
+    """Let the groups that a library has made since wait no longer than ours: torch's own default is half an hour."""
+    import torch.distributed.distributed_c10d as groups
+
+    for group in list(groups._world.pg_map):
+        groups._set_pg_timeout(_patience(), group)
+
+
+def _patience() -> timedelta:
+    return timedelta(seconds=float(os.environ.get(RANK_TIMEOUT, "600")))
 
 
 def total(figures: Tensor) -> Tensor:

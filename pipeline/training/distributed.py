@@ -24,7 +24,7 @@ from pipeline.training.engine import Permit, State, always, kept_buffers, random
 from pipeline.training.optimiser import AdamW, adamw, gradient_norm
 from pipeline.training.pieces import piece_name
 from pipeline.training.zero import OURS, base_config
-from pipeline.world import barrier, world
+from pipeline.world import barrier, bound_waiting, world
 
 Item = TypeVar("Item")
 
@@ -95,6 +95,7 @@ class DeepSpeedEngine:
         self._engine, self._zero, *_ = deepspeed.initialize(
             model=whole, optimizer=self._optimiser, config=config, dist_init_required=False
         )
+        bound_waiting()
         if distributed.zero == 3:
             for part in module.modules():
                 if isinstance(part, Decoder):  # the loss reads it outside of its own module

@@ -85,7 +85,7 @@ def saved(root: Path) -> int:
 
 def assert_ends(run: subprocess.Popen[bytes], processes: list[psutil.Process], status: int) -> None:
     assert run.wait(timeout=BOUND) == status
-    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert psutil.wait_procs(processes, timeout=BOUND)[1] == []
 
 
 def test_whatever_happens_to_a_rank_all_end_and_the_next_run_goes_on(tmp_path: Path) -> None:
