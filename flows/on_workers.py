@@ -76,6 +76,8 @@ def recipe_on_workers(
         stages = dag.until(until)
         workers = require_workers(params, stages)
         choose_remote(root, workers.remote)
+        if branch is not None:
+            require_branch(branch)
         journey = Journey(git(root, "rev-parse", "HEAD"), overrides or {}, workers, UUID(str(runtime.flow_run.id)))
         logger.info("commit %s, stages %s", journey.commit, ", ".join(stages))
         outcomes: dict[str, Outcome] = {}
@@ -88,10 +90,10 @@ def recipe_on_workers(
         finally:
             stop_all()
             sender.stop()
-            show((*stages, *AFTER) if DEPLOYMENT in stages else stages, outcomes)
             if params.machine.store is not None:
                 store_lock(root, params.machine.store, f"recipes/{journey.recipe}/{LOCK_FILE}")
-        if branch:
+            show((*stages, *AFTER) if DEPLOYMENT in stages else stages, outcomes)
+        if branch is not None:
             commit_lock(root, branch)
 
 
@@ -149,6 +151,19 @@ def store_lock(root: Path, place: str, key: str) -> None:
         get_run_logger().warning("%s is not in the artifact store: %s", LOCK_FILE, error)
 
 
+def require_branch(branch: str) -> str:
+    """The remote of this worker's clone that a branch can be pushed to. Raises InputError."""
+    project = project_clone()
+    try:
+        git(project, "check-ref-format", f"refs/heads/{branch}")
+    except InputError:
+        raise InputError(f"branch: {branch!r}: git allows no such name") from None
+    remotes = git(project, "remote").split()
+    if not remotes:
+        raise InputError(f"branch: {branch!r}: {project} has no remote to push it to")
+    return remotes[0]
+
+
 def commit_lock(root: Path, branch: str) -> None:
     """Commit dvc.lock and the params that it belongs to, and push that to `branch`.
 
@@ -158,13 +173,9 @@ def commit_lock(root: Path, branch: str) -> None:
     git(root, "add", "--", LOCK_FILE, PARAMS_FILE)
     if git(root, "status", "--porcelain", "--untracked-files=no"):
         git(root, *author, "commit", "--quiet", f"--message=Recipe run {runtime.flow_run.name}")
-    project = project_clone()
-    remotes = git(project, "remote").split()
-    head = git(root, "rev-parse", "HEAD")
+    project, head = project_clone(), git(root, "rev-parse", "HEAD")
     git(project, "fetch", "--quiet", str(root), head)  # credentials and settings for the origin are the clone's
-    if not remotes:
-        raise InputError(f"branch: {branch!r}: {project} has no remote to push it to")
-    git(project, "push", "--quiet", remotes[0], f"{head}:refs/heads/{branch}", timeout=NETWORK_SECONDS)
+    git(project, "push", "--quiet", require_branch(branch), f"{head}:refs/heads/{branch}", timeout=NETWORK_SECONDS)
 
 
 def show(stages: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:

@@ -84,11 +84,14 @@ class Sender:
             live = tuple(self._live)
         if not live:
             return
-        with get_client(sync_client=True) as client:
-            recipe = client.read_flow_run(self._journey.recipe).state
-            if recipe is not None and (recipe.is_cancelling() or recipe.is_cancelled()):
-                for run in live:
-                    cancel(client, run)
+        try:
+            with get_client(sync_client=True) as client:
+                recipe = client.read_flow_run(self._journey.recipe).state
+                if recipe is not None and (recipe.is_cancelling() or recipe.is_cancelled()):
+                    for run in live:
+                        cancel(client, run)
+        except UNREACHABLE as error:  # each stage hears of it by its own heartbeat
+            get_run_logger().warning("not every stage could be cancelled: %s", error)
 
     def _send(self, stage: str, key: str) -> UUID:
         journey = self._journey
@@ -189,13 +192,9 @@ class Watch:
 
 def cancel(client: SyncPrefectClient, run: UUID) -> None:
     """Cancel a flow run: by its worker where one has it."""
-    try:
-        state = client.read_flow_run(run).state
-        if state is None or state.is_final():
-            return
+    state = client.read_flow_run(run).state
+    if state is not None and not state.is_final():
         client.set_flow_run_state(run, Cancelled() if state.is_scheduled() else Cancelling())
-    except UNREACHABLE as error:  # the stage hears of it by its own heartbeat
-        get_run_logger().warning("flow run %s could not be cancelled: %s", run, error)
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_condition_fn=may_pass)

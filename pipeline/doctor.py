@@ -20,6 +20,8 @@ from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
 from pipeline.params import Params, load_params
 from pipeline.rewards.containment import require_sandbox
+from pipeline.store import Limits, artifact_store
+from pipeline.store.probe import require_conditions
 from pipeline.tracking import require_answer
 
 GIB = 2**30
@@ -55,6 +57,7 @@ def examine(root: Path) -> Iterator[Check]:
     yield _tracking(params)
     yield _prefect()
     yield _dvc_remote(root)
+    yield _store(params, root)
 
 
 def _packages() -> Iterator[Check]:
@@ -151,6 +154,17 @@ def _dvc_remote(root: Path) -> Check:
     empty = "does not exist" in answer.stderr  # how DVC says that nothing was pushed yet
     error = answer.stderr.strip().partition("\n")[0]
     return Check("dvc remote", answer.returncode == 0 or empty, f"{name}: {error or 'answers'}")
+
+
+def _store(params: Params, root: Path) -> Check:
+    place = params.machine.store
+    if place is None:
+        return Check("artifact store", True, "none: checkpoints and releases stay on this machine")
+    try:
+        require_conditions(artifact_store(place, root, Limits(connect_seconds=2.0, read_seconds=5.0, attempts=2)))
+    except (InputError, ConnectionError) as error:
+        return Check("artifact store", False, str(error))
+    return Check("artifact store", True, f"{place}: can be written and keeps conditions")
 
 
 def _dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,31 +20,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.files import digest
 from pipeline.process import die_with_parent
-from pipeline.store import Archive, artifact_store
+from pipeline.store import Archive, Pointer, artifact_store
 from pipeline.store.archive import File
 
 POINTER = "newest"
 ACCOUNT = "cost.json"
-COPIED = (
-    "**/step-*/*",
-    "candidates-*.parquet",
-    "**/*.jsonl",
-    ACCOUNT,
-)  # what was spent up to a checkpoint comes after it
-STEP = re.compile(r"(.*?)/?step-(\d+)/[^/]+")
+# In the order in which they are read: the account knows what was spent up to a checkpoint, or a little later.
+COPIED = ("**/step-*/**/*", "candidates-*.parquet", "**/*.jsonl", ACCOUNT)
+STEP = re.compile(r"(.*?)/?step-(\d+)/.+")
 LINKS, RESTORED = ".mirror", ".restored"  # folders in the work's own, hidden from what reads it
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 5.0  # for which a checkpoint's account is awaited
 LONGEST_PAUSE = 60.0  # seconds between two attempts while the store does not answer
 STOPPED_SECONDS = 5.0  # for the last copy where a signal ended the stage, of the ten that it has
 ENDED_SECONDS = 60.0  # and where it ended by itself
-FAILED = 1  # exit status
+FAILED = 3  # exit status; 1 is Python's own
 
 Progress = dict[str, int]
 """Part of the work → its newest checkpoint's step; of candidates, which are kept in parts, their number."""
@@ -118,24 +114,36 @@ class Mirror:
     def _put(self, files: Mapping[str, Path]) -> bool:
         """Copy files unless the store has come as far; False where the pointer moved on under way."""
         pointer = self._archive.pointer(POINTER)
-        if pointer is not None and pointer.manifest != self._copied:
-            theirs = progress(self._archive.manifest(pointer.manifest))
-            if not is_ahead(progress(files), theirs):
-                return True
-        manifest = self._archive.put(files)
+        theirs = self._held(pointer) if pointer is not None else {}
+        own = pointer is not None and pointer.manifest == self._copied
+        if theirs and not own and not is_ahead(progress(files), progress(theirs)):
+            return True
+        manifest = self._archive.put(files, held={file.sha256 for file in theirs.values()})
         if pointer is not None and pointer.manifest == manifest:
             return True
         if not self._archive.move(POINTER, manifest, over=pointer):
             return False
         self._copied = manifest
         if pointer is not None and pointer.before not in (None, manifest, pointer.manifest):
-            self._archive.drop(pointer.before, keep=(manifest, pointer.manifest))
+            with suppress(InputError):  # damaged, or no right to delete: it is left to `r1flow store collect`
+                self._archive.drop(pointer.before, keep=(manifest, pointer.manifest))
         return True
+
+    def _held(self, pointer: Pointer) -> Mapping[str, File]:
+        """What a pointer leads to; nothing where that is damaged, so that a new copy takes its place."""
+        try:
+            return self._archive.manifest(pointer.manifest)
+        except InputError as error:
+            logger.warning("a copy of a checkpoint is replaced: %s", error)
+            return {}
 
     def _names(self) -> list[str]:
         """Files that a copy has, in the order in which they are to be read."""
-        names = (path.relative_to(self._folder) for kind in COPIED for path in self._folder.glob(kind))
-        return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
+        while True:
+            with suppress(FileNotFoundError):  # an old checkpoint goes just now
+                paths = [path for kind in COPIED for path in self._folder.glob(kind) if path.is_file()]
+                names = [path.relative_to(self._folder) for path in paths]
+                return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
 
     def _is_settled(self, names: Sequence[str]) -> bool:
         """Whether the account knows of the newest checkpoint: it is written right after it. Not awaited for long."""
@@ -172,7 +180,7 @@ class Mirror:
         for name in [name for name in files if name not in steps]:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             (fetched / name).replace(self._folder / name)
-        for folder in sorted({str(Path(name).parent) for name in steps}):
+        for folder in sorted({match[0] for name in steps if (match := re.match(r".*?step-\d+(?=/)", name))}):
             shutil.rmtree(self._folder / folder, ignore_errors=True)  # a broken one
             (self._folder / folder).parent.mkdir(parents=True, exist_ok=True)
             (fetched / folder).replace(self._folder / folder)
@@ -228,7 +236,7 @@ def mirrored(place: str | None, root: Path, stage: str, key: str) -> Iterator[No
     try:
         if reached := work_mirror(place, root, stage, key).restore():
             print(f"{stage}: goes on from the checkpoint that {place} has: {_said(reached)}", file=sys.stderr)
-    except ConnectionError as error:
+    except OSError as error:
         logger.warning("%s: goes on without a look at the store's checkpoints: %s", stage, error)
     command = [sys.executable, "-m", "pipeline.mirror", place, stage, key]
     copying = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE)

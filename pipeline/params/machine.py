@@ -54,6 +54,11 @@ class Machine(Section):
     retries: Annotated[int, Field(ge=0)] = 1
     prices: Prices = Prices()
     budget: Budget | None = None
-    # Of copies of checkpoints and releases: s3://bucket/prefix or a folder, for all machines of a project the same
+    # Of copies of checkpoints, releases and the ledger: s3://bucket/prefix or a folder, for all machines the same
     store: Annotated[str, Field(min_length=1)] | None = None
     serving: Serving = Serving()
+
+    @property
+    def ledger(self) -> str:
+        """Where the record of promotions is: s3://… or a folder in the project."""
+        return self.serving.follow.ledger or (f"{self.store.rstrip('/')}/ledger" if self.store else "runs/ledger")

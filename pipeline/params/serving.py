@@ -22,8 +22,9 @@ class Follow(Section):
     errors: Share = 0.05  # of requests that may fail, shadowed or answered
     latency_seconds: Positive = 60.0  # that 95 of 100 requests may take at most, from the prompt to the last token
     requests: Count = 10  # answered before the watch judges
-    # Of the record of promotions: a folder in the project or s3://bucket/prefix, for all servers of a registry the same
-    ledger: Annotated[str, Field(min_length=1)] = "runs/ledger"
+    # Of the record of promotions: a folder in the project or s3://bucket/prefix, for all servers of a registry one.
+    # None: ledger/ in machine.store, or runs/ledger where there is none
+    ledger: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Serving(Section):

@@ -52,7 +52,7 @@ class Hand:
         return self._move(aliases, ledger, version, "rolled back", why)
 
     def ledger(self) -> Ledger:
-        return Ledger.at(self.root, self.params.machine.serving.follow.ledger)
+        return Ledger.at(self.root, self.params.machine.ledger)
 
     def _move(self, aliases: Aliases, ledger: Ledger, version: Version, kind: Kind, why: str) -> Entry:
         known, server = len(ledger.entries()), find_server(self.root)

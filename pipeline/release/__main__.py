@@ -1,7 +1,8 @@
 """`python -m pipeline.release`: register every release of the project; which versions they are goes to runs/.
 
-The flow calls this as a process of its own, under its supervisor, as it does the stages: so it may be killed and tried
-again, and how it ended stands in runs/registration/state.json.
+Where the project has an artifact store the releases go there as well. The flow calls this as a process of its own,
+under its supervisor, as it does the stages: so it may be killed and tried again, and how it ended stands in
+runs/registration/state.json.
 """
 
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 from pipeline.errors import EXPECTED, exit_code
 from pipeline.files import write_json
-from pipeline.job import project_root
+from pipeline.job import PARAMS_FILE, project_root
+from pipeline.params import load_params
 from pipeline.process import die_with_parent, exit_on_signals
-from pipeline.release.record import REGISTRATION, registered_file
+from pipeline.release.record import REGISTRATION, read_record, registered_file
 from pipeline.release.registration import register_releases
+from pipeline.release.stored import store_releases
 from pipeline.state import Attempt
 
 
@@ -24,6 +27,8 @@ def main() -> int:
         root = project_root(Path.cwd())
         with Attempt(root, REGISTRATION):
             versions = register_releases(root)
+            if (place := load_params(root / PARAMS_FILE).machine.store) is not None:
+                store_releases(place, root, read_record(root).releases)
             write_json(registered_file(root), [asdict(version) for version in versions])
     except EXPECTED as error:
         print(error, file=sys.stderr)

@@ -61,7 +61,7 @@ class Follower:
         self._options = params.machine.serving.follow
         self._model = champion_model(params)
         self._aliases = Aliases(params.tracking, root)
-        self._ledger = Ledger.at(root, self._options.ledger)
+        self._ledger = Ledger.at(root, params.machine.ledger)
         self._questions = held_out(root, self._options.problems)
         self._shares: dict[str, float] = {}  # digest → share of right answers
         self._now: Version | None = None  # what answers

@@ -11,7 +11,7 @@ one or the new one, and perhaps objects that nothing references (collect.py).
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,16 +60,17 @@ class Archive:
     def __str__(self) -> str:
         return f"{self._store}{'' if str(self._store).endswith('/') else '/'}{self._prefix}"
 
-    def put(self, files: Mapping[str, Path]) -> str:
+    def put(self, files: Mapping[str, Path], held: Collection[str] = ()) -> str:
         """Copy files, by their names in the folder, and then its manifest, which is returned.
 
-        What is there already is not sent again. Nothing references the folder until a pointer is moved to it.
+        What is there already is not sent again, however old where its SHA-256 is `held` by a pointer. Nothing
+        references the folder until a pointer is moved to it.
         """
         named = {name: File(digest(path), path.stat().st_size) for name, path in sorted(files.items())}
         for name, file in named.items():
             key = self._key(OBJECTS, file.sha256)
             there = self._store.stat(key)
-            if there is None or there.size != file.size or _ages(there):
+            if there is None or there.size != file.size or (file.sha256 not in held and _ages(there)):
                 self._store.upload(files[name], key)
         return self._put_manifest(named)
 
@@ -91,7 +92,10 @@ class Archive:
             raise InputError(f"{where}: missing")
         if hashlib.sha256(found.data).hexdigest() != manifest:
             raise InputError(f"{where}: damaged: its content does not have the SHA-256 that it is named by")
-        files = {name: File(**file) for name, file in json.loads(found.data).items()}
+        try:
+            files = {str(name): File(file["sha256"], file["size"]) for name, file in json.loads(found.data).items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{where}: no manifest: {error}") from error
         for name in files:
             if PurePosixPath(name).is_absolute() or not name or ".." in PurePosixPath(name).parts:
                 raise InputError(f"{where}: {name!r}: a name must not lead out of the folder")

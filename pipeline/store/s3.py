@@ -8,7 +8,7 @@ Every request has time limits, and is tried again, ever more slowly where the se
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,18 +115,22 @@ class S3Store:
 
     def read(self, key: str) -> Content | None:
         from botocore.exceptions import HTTPClientError, IncompleteReadError
+        from urllib3.exceptions import HTTPError
 
-        for attempt in range(1, self._limits.attempts + 1):
-            with self._explained(key):
-                found = self._unless("NoSuchKey", lambda: self._client.get_object(**self._name(key)))
-                if found is None:
-                    return None
-                try:
-                    return Content(found["Body"].read(), found["ETag"])
-                except (HTTPClientError, IncompleteReadError):  # the answer broke off after its head
-                    if attempt == self._limits.attempts:
-                        raise
-        raise AssertionError("the last attempt returns or raises")
+        def whole() -> Content | None:
+            found = self._unless("NoSuchKey", lambda: self._client.get_object(**self._name(key)))
+            if found is None:
+                return None
+            try:
+                return Content(found["Body"].read(), found["ETag"])
+            except (HTTPClientError, IncompleteReadError) as error:
+                raise HTTPError(str(error)) from error
+
+        with self._explained(key):
+            for _ in range(self._limits.attempts - 1):
+                with suppress(HTTPError):  # the answer broke off after its head: boto3 does not ask again
+                    return whole()
+            return whole()
 
     def create(self, key: str, data: bytes) -> bool:
         return self._write(key, data, IfNoneMatch="*")
@@ -189,6 +193,7 @@ class S3Store:
         )
         from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.parsers import ResponseParserError
+        from urllib3.exceptions import HTTPError
 
         uri = self._uri(key)
         try:
@@ -199,7 +204,7 @@ class S3Store:
             ) from error
         except (NoConnectionError, HTTPClientError) as error:
             raise ConnectionError(f"{uri}: {self._server} does not answer: {error}") from error
-        except (IncompleteReadError, ResponseParserError, RetriesExceededError) as error:
+        except (IncompleteReadError, ResponseParserError, RetriesExceededError, HTTPError) as error:
             raise ConnectionError(f"{uri}: {self._server} breaks off: {error}") from error
         except (ClientError, S3UploadFailedError) as error:
             refusal = error if isinstance(error, ClientError) else error.__context__

@@ -1,16 +1,19 @@
 """The command line: errors as one message, and nothing heavy before the arguments are known."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.errors import InputError
+from pipeline.store import Archive, open_store
 from tests.project import FlowProject
 
 R1FLOW = [sys.executable, "-c", "from pipeline.cli import main; main()"]
@@ -72,3 +75,24 @@ def test_status_shows_what_is_stale(flow_project: FlowProject) -> None:
     result = r1flow("status", cwd=flow_project.root)
     assert result.returncode == 0
     assert result.stdout.count("stale") == 3
+
+
+def test_the_store_is_listed_and_tidied(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(flow_project.root)
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.app, ["store", *arguments])
+
+    assert "names no artifact store" in str(invoke("list").exception)
+    params = flow_project.root / "params.yaml"
+    params.write_text(params.read_text().replace("machine: {", "machine: {store: shared, "))
+    archive = Archive(open_store("shared"))
+    assert archive.move("releases/little", archive.put({"params.yaml": params}), over=None)
+    loose = archive.put({"dvc.yaml": flow_project.root / "dvc.yaml"})
+    for path in (flow_project.root / "shared").rglob("*"):
+        os.utime(path, (1, 1))
+    assert "releases/little" in invoke("list").stdout
+    for arguments, left in (((), True), (("--delete",), False)):
+        assert f"manifests/{loose}" in invoke("collect", *arguments).stdout
+        assert (flow_project.root / "shared" / "manifests" / loose).is_file() == left
+    assert invoke("collect").stdout == "0 objects, 0 bytes\n"

@@ -101,3 +101,13 @@ def test_a_machine_without_a_compiler_is_sound_and_says_what_it_costs(monkeypatc
     check = doctor._kernels()
     assert check.ok
     assert "up to twice as slow" in check.detail
+
+
+def test_an_artifact_store_is_tried_and_left_as_it_was(flow_project: FlowProject) -> None:
+    def use_store(place: str) -> None:
+        params = flow_project.root / "params.yaml"
+        params.write_text(params.read_text().replace("machine: {", f"machine: {{store: {place}, "))
+
+    use_store("shared")
+    assert broken(flow_project) == {}
+    assert list((flow_project.root / "shared").glob("*probe*")) == []

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.params import Rewards, load_params
+from pipeline.params import Follow, Machine, Rewards, Serving, load_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "profiles").glob("*.yaml"))]
@@ -180,3 +180,18 @@ def test_scientific_numbers_are_numbers_as_in_dvc(default: dict[str, Any], tmp_p
     path = tmp_path / "params.yaml"
     path.write_text(text)
     assert load_params(path).machine.stage_timeout_hours == 3e-6
+
+
+def test_an_address_with_credentials_is_refused_and_not_repeated(default: dict[str, Any], tmp_path: Path) -> None:
+    changed = copy.deepcopy(default)
+    changed["machine"]["store"] = "s3://KEY:hush@bucket/r1"
+    with pytest.raises(InputError, match=r"machine\.store: .*must not hold credentials") as refused:
+        load_params(_write(changed, tmp_path))
+    assert "hush" not in str(refused.value)
+
+
+def test_the_ledger_is_in_the_store_unless_params_say_otherwise() -> None:
+    assert Machine().ledger == "runs/ledger"
+    assert Machine(store="s3://bucket/r1/").ledger == "s3://bucket/r1/ledger"
+    other = Serving(follow=Follow(ledger="records"))
+    assert Machine(store="s3://bucket/r1", serving=other).ledger == "records"

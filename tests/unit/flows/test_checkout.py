@@ -8,6 +8,7 @@ from dvc.repo import Repo
 
 from flows import checkout as module
 from flows.checkout import checkout, removed_afterwards, resolve
+from flows.on_workers import require_branch
 from flows.repository import git, without_credentials
 from pipeline.errors import InputError
 from tests.project import FlowProject
@@ -97,6 +98,16 @@ def test_a_worker_without_a_clone_is_refused(
         monkeypatch.setenv("R1FLOW_PROJECT", str(tmp_path) if named == "tmp_path" else named)
     with pytest.raises(InputError, match="R1FLOW_PROJECT"):
         checkout()
+
+
+@pytest.mark.parametrize("branch", ["", "two words", "a..b"])
+def test_a_branch_that_cannot_be_is_refused_before_anything_runs(clone: Path, branch: str) -> None:
+    assert require_branch("results") == "origin"
+    with pytest.raises(InputError, match="branch: "):
+        require_branch(branch)
+    git(clone, "remote", "remove", "origin")
+    with pytest.raises(InputError, match="has no remote"):
+        require_branch("results")
 
 
 def test_errors_of_git_tell_no_credentials(clone: Path) -> None:
