@@ -34,7 +34,7 @@ def _told() -> dict[str, set[str]]:
     """Every sample of a server that has a model with experts and has had each kind of event: name and its labels."""
     answering = Answering(Serving(), threads=1)
     engine = Engine(Path("model"), Serving(), 1, ready=True)
-    engine.facts = Facts(digest="0" * 64, parameters=10, activated=1, max_length=16)
+    engine.facts = Facts(digest="0" * 64, parameters=10, activated=1, max_length=16, mapped=0.0)
     engine.experts = [[1, 2], [3, 4]]
     answering.engines.append(engine)
     answering.switch(engine)
