@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
-from pipeline.job import PARAMS_FILE, read_stages
+from pipeline.job import PARAMS_FILE, RANKS, read_stages
 from pipeline.params import Distributed, Params, load_params
 from pipeline.process import RANK_TIMEOUT
 from pipeline.state import amend
@@ -31,7 +31,7 @@ SAID = (EXIT_INPUT, EXIT_GATE, EXIT_HEALTH, EXIT_BUDGET)
 
 def wanted(stage: str, root: Path) -> Params | None:
     """The project's params, where they ask for more than one process for this stage: one that trains."""
-    if "distributed" not in read_stages(root).get(stage, {}).get("params", []):
+    if RANKS not in read_stages(root).get(stage, {}).get("params", []):
         return None
     params = load_params(root / PARAMS_FILE)
     return params if params.distributed.world > 1 else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 280
+SECONDS = 500
 
 
 def start(module: str, ranks: int, folder: Path, *cases: str) -> dict[str, Any]:

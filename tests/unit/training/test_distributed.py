@@ -17,7 +17,7 @@ from pipeline.training import zero
 from tests import ranks
 from tests.unit.training import on_ranks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # the loss of GRPO comes near to 0, where only the absolute difference has a meaning
 PROGRAM = "tests.unit.training.on_ranks"
