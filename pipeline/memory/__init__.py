@@ -1,1 +1,1 @@
-"""How much memory each training stage of a params file takes, computed without torch and without the model's weights."""
+"""How much memory each training stage of a params file takes, computed without torch and weights."""

@@ -71,8 +71,10 @@ class Layer:
 
 def layers(config: ModelConfig, tokens: int, way: Way) -> Iterator[tuple[Layer, Layer]]:
     """Attention and feed-forward of each block, for runs of so many tokens."""
-    attention = _latent(config, config.attention, way) if isinstance(config.attention, LatentAttention) else _grouped(
-        config, way
+    attention = (
+        _latent(config, config.attention, way)
+        if isinstance(config.attention, LatentAttention)
+        else _grouped(config, way)
     )
     sparse = config.mixture is not None and bool(config.mixture.layers)
     experts = _mixture(config, tokens, way) if sparse else None
@@ -98,7 +100,9 @@ def _grouped(config: ModelConfig, way: Way) -> Layer:
         Matrix(("v_proj",), key, hidden),
         Matrix(("o_proj",), hidden, query),
     )
-    vectors = hidden + (query + 2 * key) * attention.qkv_bias + hidden * attention.output_bias + 2 * width * attention.qk_norm
+    vectors = (
+        hidden + (query + 2 * key) * attention.qkv_bias + hidden * attention.output_bias + 2 * width * attention.qk_norm
+    )
     if way == "kernels":
         normed = attention.qk_norm * (query + key + heads + groups)
         kept = _norm(hidden) + FLOAT * (normed + 2 * query + 2 * key + heads)
