@@ -75,8 +75,9 @@ def _trainings(
     yield "general_sft", config, params.general_sft.train, _supervised(params.general_sft.train, world)
     pairs = params.preference.train
     texts = -(-pairs.pairs_per_step // world) * 2 * 2 * prompt  # an answer is taken to be as long as its prompt
-    # The first model stays while its witness learns.
-    yield "preference", judge, pairs, _cut(pairs, texts, Work(0, 0, 0, "pairs", others=FLOAT * size(judge)))
+    # The first model stays while its witness learns; one that was split has become a file, which is mapped.
+    stays = 0 if params.distributed.zero == 3 else FLOAT * size(judge)
+    yield "preference", judge, pairs, _cut(pairs, texts, Work(0, 0, 0, "pairs", others=stays))
     general = params.general_rl.train
     work, judges = _policy(general, prompt, world), 2 * FLOAT * size(judge)
     on_cpu = general.dtype == "float32"  # where the judges compute in any case

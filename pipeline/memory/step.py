@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
-from pipeline.memory.shapes import FLOAT, HALF, INTEGER, Layer, Way, adapted, layers, learning, size
+from pipeline.memory.shapes import FLOAT, HALF, Layer, Way, adapted, layers, learning, size
 from pipeline.model.config import ModelConfig
 from pipeline.model.parts import LatentAttention
 from pipeline.params import Distributed, Optimisation
