@@ -220,7 +220,9 @@ class _Step:
             new = FLOAT * self._learning(half)
             come += new * share
             alive = kept[index] + SMALL * work.tokens + self._again(index) + work.tokens * half.passing
-            gradients = before + new + outside if before else come + (0.0 if share == 1.0 else new)
+            # Whole until it is added to what there is, or is dealt out; that of a gathered block is counted there.
+            passing = 0.0 if self.level == 3 else new + outside if before else new * (share < 1.0)
+            gradients = passing + (before or come)
             merged, routed = self._merged(half)
             yield {
                 "activations": alive + merged + routed,
