@@ -20,6 +20,9 @@ from pipeline.params import Distributed, Optimisation
 LOGITS = {"entropy": 2**25, "policy": 2**25, "pairs": 0, "divergence": 2**24}
 """Logits held at a time, as in pipeline/training/loss.py and pipeline/gkd/divergence.py."""
 
+FLAT = 500_000_000
+"""Gradients that DeepSpeed sums at a time where nothing is split."""
+
 SMALL = 128
 """Bytes of a token in what is not worth a formula: its number, place, rotation, log-probabilities."""
 
@@ -126,29 +129,28 @@ class _Step:
         return {
             "weights": 0.0 if offload == "all" else FLOAT * held / (ranks if self.level == 3 else 1),
             "optimiser": 0.0 if offload != "none" else optimiser,
-            "buckets": self._buckets(learns),
-            "gathered": FLOAT * 2 * self._block() + self._prefetched(whole) if self.level == 3 else 0.0,
+            "buckets": self._buckets(),
+            "gathered": self._gathered(whole) if self.level == 3 else 0.0,
             "cache": work.slots * work.longest * _cached(config) * FLOAT,
             "engine copy": FLOAT * copied if work.slots else 0.0,
             "reference": FLOAT * reference if work.reference else 0.0,
             "other models": work.others,
         }
 
-    def _buckets(self, learns: int) -> float:
-        """That gradients are summed in and, below level 3, weights are spread from."""
-        if self.level == 0:
-            return 0.0
-        names = ["reduce_bucket_size"] + (["allgather_bucket_size"] if self.level < 3 else [])
-        return sum(FLOAT * min(self.zero[name], learns) for name in names)
+    def _buckets(self) -> float:
+        """That gradients are summed in, as large as it is configured whatever the model."""
+        return FLOAT * self.zero["reduce_bucket_size"] if self.level else 0.0
 
     def _block(self) -> int:
         """Numbers of the largest thing that is gathered as one: a block, whose gradient is whole for a moment, too."""
         blocks = [attention.size + rest.size for attention, rest in zip(*self._pairs(), strict=True)]
         return max(*blocks, self._head())
 
-    def _prefetched(self, whole: int) -> float:
-        """The unembedding, which the loss reads, and what is fetched ahead."""
-        return FLOAT * (self._head() + min(self.zero["stage3_prefetch_bucket_size"], whole))
+    def _gathered(self, whole: int) -> float:
+        """Weights that may be whole at once, a block's gradient, the unembedding, and what is fetched ahead."""
+        alive = max(self._block(), min(self.zero["stage3_max_live_parameters"], whole))
+        ahead = min(self.zero["stage3_prefetch_bucket_size"], whole)
+        return FLOAT * (alive + self._block() + self._head() + ahead)
 
     def _host(self) -> float:
         offload, ranks = self.distributed.offload, self.distributed.world
@@ -161,14 +163,19 @@ class _Step:
     def _moments(self) -> Iterator[tuple[str, Moment]]:
         work = self.work
         gradients = self._share() * FLOAT * learning(self.config, self.options.adapter)
-        before = gradients if work.rounds > 1 else 0.0
+        # DeepSpeed keeps the room of a step's gradients for the next one where it splits nothing or everything.
+        stay = self.distributed.world > 1 and self.level in (0, 3)
+        before = gradients if work.rounds > 1 or stay else 0.0
         if work.slots:
             # Logits, and what the sampler makes of them: probabilities, their sums, the order of the likely ones.
             logits = 5 * FLOAT * work.slots * self.config.vocab_size
             yield "rollout", {"logits": logits, "activations": self._prefill()}
         yield "loss", {"gradients": before, **self._loss()}
         yield from (("backward", moment) for moment in self._backward(before))
-        yield "update", {"gradients": gradients}
+        flat = 0.0
+        if self.distributed.world > 1 and self.level == 0:  # gradients are laid end to end to be summed
+            flat = min(gradients, FLOAT * FLAT)
+        yield "update", {"gradients": gradients, **({"buckets": flat} if flat else {})}
 
     def _share(self) -> float:
         """Of the gradients, what a rank keeps."""
