@@ -117,9 +117,9 @@ def test_what_is_offloaded_lies_in_the_hosts_memory() -> None:
 
 def test_a_checkpoint_that_is_not_here_needs_its_config(tmp_path: Path) -> None:
     params = load_params(PROFILES / "qwen2.5-7b.yaml")
-    with pytest.raises(InputError, match="base: source Qwen/Qwen2.5-7B: is no folder here: --config FILE"):
+    with pytest.raises(InputError, match=r"base: source Qwen/Qwen2.5-7B: is no folder here: --config FILE"):
         plan_memory(params, {}, 512)
-    with pytest.raises(InputError, match="small: source .*: --config small=FILE"):
+    with pytest.raises(InputError, match=r"small: source .*: --config small=FILE"):
         plan_memory(params, {"base": _config("qwen2.5-7b")}, 512)
     with pytest.raises(InputError, match="--config medium=…: must name one of base, small"):
         plan_memory(params, {"medium": _config("qwen2.5-7b")}, 512)
