@@ -147,10 +147,12 @@ class _Step:
         return max(*blocks, self._head())
 
     def _gathered(self, whole: int) -> float:
-        """Weights that may be whole at once, a block's gradient, the unembedding, and what is fetched ahead."""
+        """Weights that may be whole at once, the unembedding, what is fetched ahead; and of one block its gradient and
+        copies on the way from and to the ranks, two by measurement.
+        """
         alive = max(self._block(), min(self.zero["stage3_max_live_parameters"], whole))
         ahead = min(self.zero["stage3_prefetch_bucket_size"], whole)
-        return FLOAT * (alive + self._block() + self._head() + ahead)
+        return FLOAT * (alive + 3 * self._block() + self._head() + ahead)
 
     def _host(self) -> float:
         offload, ranks = self.distributed.offload, self.distributed.world
@@ -163,9 +165,8 @@ class _Step:
     def _moments(self) -> Iterator[tuple[str, Moment]]:
         work = self.work
         gradients = self._share() * FLOAT * learning(self.config, self.options.adapter)
-        # DeepSpeed keeps the room of a step's gradients for the next one where it splits nothing or everything.
-        stay = self.distributed.world > 1 and self.level in (0, 3)
-        before = gradients if work.rounds > 1 or stay else 0.0
+        # Where everything is split DeepSpeed keeps the room of a step's gradients for the next one.
+        before = gradients if work.rounds > 1 or self.level == 3 else 0.0
         if work.slots:
             # Logits, and what the sampler makes of them: probabilities, their sums, the order of the likely ones.
             logits = 5 * FLOAT * work.slots * self.config.vocab_size
