@@ -119,6 +119,36 @@ def plan(
     print(chosen_line(made))
 
 
+@app.command("plan-memory")
+def plan_memory(
+    params: Annotated[Path, typer.Option(metavar="FILE", help="A params file.")] = Path("params.yaml"),
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[STUDENT=]FILE", help="config.json of a checkpoint that is not here, or a student's."),
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of the longest prompt.")] = 512,
+    device_memory: Annotated[float | None, typer.Option(min=0, metavar="GIB", help="Mark what fits.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the memory of one rank in each training stage. Exit status 3: a stage exceeds --device-memory."""
+    from pipeline.errors import GateFailedError
+    from pipeline.memory.plan import plan_memory as plan_stages
+    from pipeline.memory.table import fits, memory_table
+    from pipeline.params import load_params
+
+    named = [one.rpartition("=") for one in config or []]
+    configs = {name or "base": Path(file) for name, _, file in named}
+    plans = plan_stages(load_params(params), configs, prompt_tokens)
+    if as_json:
+        print(json.dumps([plan.to_json() for plan in plans]))
+    else:
+        from rich.console import Console
+
+        Console().print(memory_table(plans, device_memory))
+    if device_memory is not None and (over := [plan.stage for plan in plans if not fits(plan, device_memory)]):
+        raise GateFailedError(f"more than {device_memory:g} GiB: {', '.join(over)}")
+
+
 @app.command()
 def models() -> None:
     """List every evaluated model: how good, how large, how fast."""

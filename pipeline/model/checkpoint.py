@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json
-from pipeline.model import packed_int8
+from pipeline.model import packed_int8, packed_layout
 from pipeline.model.adapter import Merged, is_adapted
 from pipeline.model.adapter_files import ADAPTER, save_adapter
 from pipeline.model.checkpoint_files import GENERATION, INDEX, SINGLE, Tensors, read_config
@@ -65,7 +65,7 @@ def load_to_answer(folder: Path | str, *, mapped: bool = False, hot: Sequence[Co
     """
     folder = Path(folder)
     raw = read_config(folder)
-    if not mapped and not packed_int8.require_layout(folder / "config.json", raw):
+    if not mapped and not packed_layout.require_layout(folder / "config.json", raw):
         return load_model(folder)
     with torch.device("meta"):
         model = Decoder(ModelConfig.from_hf(raw))
@@ -127,7 +127,7 @@ def save_model(model: Decoder, folder: Path | str, max_shard_bytes: int = 5 * 10
             model = Merged(model).decoder
         config = model.config.to_hf() | {"dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch.")}
         if packed:
-            config["quantization_config"] = dict(packed_int8.CONFIG)
+            config["quantization_config"] = dict(packed_layout.CONFIG)
         write_json(temporary / "config.json", config)
         special = {key: config[key] for key in SPECIAL_TOKENS if config[key] is not None}
         write_json(temporary / GENERATION, special)

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import InputError
-from pipeline.model import packed_int8
+from pipeline.model import packed_int8, packed_layout
 from pipeline.model.stored import Stored
 
 SINGLE = "model.safetensors"
@@ -35,7 +35,7 @@ class Tensors:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.config = config
-        self._packed = packed_int8.require_layout(folder / "config.json", config)
+        self._packed = packed_layout.require_layout(folder / "config.json", config)
         self._folder, self._files = folder, ExitStack()
         self._of: dict[str, Any] = {}  # name in the files → the open file
 

@@ -2,14 +2,14 @@
 
 Five model types share one shape here: an attention (latent or grouped), an optional mixture of experts, a rope.
 Different from transformers: a value that we would not follow (an active sliding window, a quantisation other than that
-of packed_int8, a rope type we do not compute) is refused by name.
+of packed_layout, a rope type we do not compute) is refused by name.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.model import packed_int8
+from pipeline.model import packed_layout
 from pipeline.model.fields import Fields
 from pipeline.model.parts import (
     GroupedAttention,
@@ -65,7 +65,7 @@ class ModelConfig:
         fields = Fields(config)
         model_type = fields.choice("model_type", tuple(ARCHITECTURES))
         _refuse_what_we_do_not_compute(fields)
-        packed_int8.require_layout("config.json", config)
+        packed_layout.require_layout("config.json", config)
         heads = fields.integer("num_attention_heads")
         layers = fields.integer("num_hidden_layers")
         positions = fields.integer("max_position_embeddings")

@@ -9,8 +9,7 @@ weights alone are rounded, activations stay float32.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -21,25 +20,6 @@ PACKED, SCALE, SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
 PARTS = (PACKED, SCALE, SHAPE)
 OFFSET = 128  # of a byte above its int8
 LARGEST = 127
-CONFIG: Mapping[str, Any] = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "quantization_status": "compressed",
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": 8,
-                "type": "int",
-                "symmetric": True,
-                "strategy": "channel",
-                "dynamic": False,
-            },
-        }
-    },
-    "ignore": ["lm_head", "re:.*mlp.gate$"],
-}
-"""What config.json says under `quantization_config`."""
 
 
 def is_packed(name: str, tensor: Tensor) -> bool:
@@ -84,19 +64,3 @@ def to_disk(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 def from_disk(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """A packed tensor and its scale, as they lie in the file -> bytes (rows, columns) and scales (rows,); views."""
     return packed.view(torch.uint8), scale.reshape(-1)
-
-
-def require_layout(source: object, raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a packed checkpoint. Raises InputError for any other kind of quantisation."""
-    found = raw.get("quantization_config")
-    if found is None:
-        return False
-    weights = [group.get("weights") for group in found.get("config_groups", {}).values()]
-    ours = CONFIG["config_groups"]["group_0"]["weights"]
-    same = len(weights) == 1 and {key: (weights[0] or {}).get(key) for key in ours} == ours
-    if found.get("format") != CONFIG["format"] or not same:
-        raise InputError(
-            f"{source}: quantization_config = {found!r:.200}: must be {CONFIG['format']} with int8 weights, symmetric, "
-            "one scale per channel; nothing else is supported"
-        )
-    return True

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import InputError
 from pipeline.model import packed_int8
 from pipeline.model.checkpoint import load_model, save_model
-from pipeline.model.packed_int8 import CONFIG, from_disk, is_packed, pack, to_disk, unpack
+from pipeline.model.packed_int8 import from_disk, is_packed, pack, to_disk, unpack
+from pipeline.model.packed_layout import CONFIG
 
 from .reference import decoder
 from .test_pruning import LENGTHS, logits
