@@ -114,6 +114,8 @@ def settle(params: Params) -> None:
     """Set what has to be set before the numeric libraries are imported, and the seeds of what has a global one."""
     if params.machine.threads is not None and not is_rank():  # ranks have their part of them
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(params.machine.threads))
+    if params.machine.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its results only with this
     random.seed(params.seed)
 

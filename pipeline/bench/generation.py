@@ -14,6 +14,7 @@ import torch
 from pipeline.generation.engine import Engine
 from pipeline.generation.requests import Completion, Request
 from pipeline.model.checkpoint import load_model
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Sampling
 
@@ -32,7 +33,7 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, dtype: str) -> d
     `seconds` is the median of a few such rollouts, with prompts of its own each; the rates are of that rollout;
     `peak_rss_mib` is the whole process's.
     """
-    decoder, tokenizer = load_model(model, getattr(torch, dtype)), load_tokenizer(model)
+    decoder, tokenizer = load_model(model, getattr(torch, dtype), stage_device()), load_tokenizer(model)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=new_tokens)
     texts = sums(prompts * (ROLLOUTS + 1))
     requests = [

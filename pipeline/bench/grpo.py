@@ -20,6 +20,7 @@ from pipeline.bench.peak import peak_after
 from pipeline.errors import InputError
 from pipeline.generation.requests import Completion
 from pipeline.model.checkpoint import load_model
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import GRPO, Health
 from pipeline.records import Problem
@@ -67,7 +68,7 @@ def trainer(
     checkpoint_activations: bool,
 ) -> Step:
     """The checkpoint in `model` about to learn, and the questions of so many steps."""
-    policy, tokenizer = load_model(model), load_tokenizer(model)
+    policy, tokenizer = load_model(model, device=stage_device()), load_tokenizer(model)
     options = GRPO.model_validate(
         {
             "steps": steps,

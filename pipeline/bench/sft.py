@@ -18,6 +18,7 @@ from pipeline.bench.peak import peak_after
 from pipeline.errors import InputError
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Training
 from pipeline.training.batches import Example
@@ -71,7 +72,7 @@ class Trainer:
 
 
 def trainer(model: Path, batch: int, steps: int, dtype: str, rank: int, checkpoint_activations: bool) -> Trainer:
-    decoder, tokenizer = load_model(model), load_tokenizer(model)
+    decoder, tokenizer = load_model(model, device=stage_device()), load_tokenizer(model)
     examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
     options = Training.model_validate(
         {

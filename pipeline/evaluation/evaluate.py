@@ -13,6 +13,7 @@ from pipeline.generation.work import generation_work
 from pipeline.job import UNMETERED, Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import ModelSize
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Evaluation
 
@@ -41,7 +42,7 @@ def evaluate(
     """
     tables, sizes, speeds = [], {}, {}
     for entry in models:
-        model, tokenizer = load_model(entry.folder), load_tokenizer(entry.folder)
+        model, tokenizer = load_model(entry.folder, device=stage_device()), load_tokenizer(entry.folder)
         sizes[entry.name] = model.size()
         samples, speeds[entry.name] = judge(entry.name, model, tokenizer, problems, options, seed)
         lengths = dict(samples.group_by("problem_id").agg("tokens").iter_rows())

@@ -13,6 +13,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.evaluation.intervals import Interval, mean_interval
+from pipeline.model.device import stage_device
 from pipeline.model.reward import load_reward
 from pipeline.model.tokenizer import load_tokenizer
 
@@ -45,7 +46,7 @@ def find_preference(root: Path, dependencies: Iterable[str]) -> Preference | Non
     """The preference model, where a stage's dependencies name it."""
     if FOLDER not in dependencies:
         return None
-    return Preference(load_reward(root / FOLDER), load_tokenizer(root / FOLDER))
+    return Preference(load_reward(root / FOLDER, stage_device()), load_tokenizer(root / FOLDER))
 
 
 def mean_preference(samples: pl.DataFrame, model: str, seed: int) -> Interval | None:

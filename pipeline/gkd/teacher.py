@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.model.attention import PackedSequences
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.training.batches import Batch
 
@@ -49,4 +50,4 @@ def load_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast, student: str,
             f"({token!r}: {ours.get(token, 'missing')} and {theirs.get(token, 'missing')}): "
             "must be one vocabulary with the same ids, as the teacher scores the student's tokens"
         )
-    return Teacher(load_model(folder), bfloat16=bfloat16)
+    return Teacher(load_model(folder, device=stage_device()), bfloat16=bfloat16)

@@ -134,7 +134,7 @@ def save_reward(model: RewardModel, tokenizer: PreTrainedTokenizerFast, folder: 
 
 
 @torch.no_grad()
-def load_reward(folder: Path | str) -> RewardModel:
+def load_reward(folder: Path | str, device: torch.device | str = "cpu") -> RewardModel:
     """Read what `save_reward` wrote; raises InputError that names the file and what is wrong with it."""
     folder = Path(folder)
     try:
@@ -144,7 +144,7 @@ def load_reward(folder: Path | str) -> RewardModel:
         raise InputError(f"{folder}: is not a reward model of stage preference: {error}") from error
     with torch.device("meta"):
         model = RewardModel(ModelConfig.from_hf(raw), Scale(**scale))
-    take_memory(model, "cpu")
+    take_memory(model, device)
     slots = _tensors(model)
     shapes, expected = ({name: tuple(tensor.shape) for name, tensor in part.items()} for part in (given, slots))
     if shapes != expected:

@@ -1,6 +1,6 @@
 """Where things run, what that costs, and how much it may cost. Not part of any stage's identity."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,7 @@ class Machine(Section):
     """Where things run."""
 
     threads: Count | None = None  # None: one per core, or this stage's part of them where others run beside it
+    device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one; for each rank its own
     parallel: Count = 1  # stages at a time, of those that do not need each other
     stage_timeout_hours: Positive = 24.0
     retries: Annotated[int, Field(ge=0)] = 1

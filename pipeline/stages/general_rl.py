@@ -11,6 +11,7 @@ from pipeline.files import atomic_folder
 from pipeline.generation.requests import Completion
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
+from pipeline.model.device import stage_device
 from pipeline.model.reward import load_reward
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Params
@@ -32,10 +33,12 @@ from pipeline.world import led
 def run(params: Params, job: Job) -> dict[str, float]:
     options, limit = params.general_rl, params.general_rl.train.max_new_tokens
     start = job.input("general_sft", "model")
-    policy, tokenizer = prepare(load_model(start), options.train, params.seed), load_tokenizer(start)
+    policy = prepare(load_model(start, device=stage_device()), options.train, params.seed)
+    tokenizer = load_tokenizer(start)
 
     def opinion(name: str) -> Opinion:
-        reward, of = load_reward(job.input("preference", name)), load_tokenizer(job.input("preference", name))
+        folder = job.input("preference", name)
+        reward, of = load_reward(folder, stage_device()), load_tokenizer(folder)
 
         def judge(pairs: Sequence[tuple[Question, Completion]]) -> Sequence[float]:
             return reward.scores(of, [(question.problem.prompt, completion.text) for question, completion in pairs])

@@ -11,6 +11,7 @@ from pipeline.evaluation.intervals import Interval, mean_interval
 from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model
+from pipeline.model.device import stage_device
 from pipeline.model.reward import RewardModel, save_reward
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Params
@@ -29,7 +30,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     split = split_pairs(tokenizer, table, params.seed, options.held_out)
 
     def trained(name: str, pairs: list[Pair], seed: int) -> RewardModel:
-        model = RewardModel.on(load_model(start), options.judges, seed)
+        model = RewardModel.on(load_model(start, device=stage_device()), options.judges, seed)
         prepare(model.decoder, options.train, seed)
         log = job.log if name == "model" else lambda figures, step: job.log(_named(name, figures), step)
         train_reward(

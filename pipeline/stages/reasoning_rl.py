@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Params
 from pipeline.records import Problem, read_table
@@ -20,7 +21,8 @@ from pipeline.training.memory import prepare
 def run(params: Params, job: Job) -> dict[str, float]:
     options = params.reasoning_rl
     start = {"cold_start": job.input("cold_start", "model"), "base": job.input("base", "model")}[options.start]
-    policy, tokenizer = prepare(load_model(start), options.train, params.seed), load_tokenizer(start)
+    policy = prepare(load_model(start, device=stage_device()), options.train, params.seed)
+    tokenizer = load_tokenizer(start)
     asked = checkable_questions(tokenizer, read_table(job.input("curation", "problems.parquet"), Problem))
     scorer = Scorer(options.rewards)
     scorer.require({question.problem.verifier for question in asked})

@@ -28,6 +28,7 @@ from pipeline.generation.work import generation_work
 from pipeline.job import Job, Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.decoder import Decoder
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params, RejectionSampling
 from pipeline.records import Problem, Trace, read_table, schema, write_table
@@ -42,7 +43,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     known = read_table(job.input("curation", "traces.parquet"), Trace)
     folder = job.input("reasoning_rl", "model")
     asked = _ask_about(problems, options.problems, params.seed)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, device=stage_device()), load_tokenizer(folder)
     candidates: list[Candidate] = []
     parts = {start: job.scratch / f"candidates-{start:08}.parquet" for start in range(0, asked.height, PART)}
     done = sum(path.exists() for path in parts.values())

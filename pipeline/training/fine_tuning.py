@@ -7,6 +7,7 @@ import polars as pl
 from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model, save_model
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Distributed, Training
 from pipeline.training.examples import worked_examples
@@ -28,7 +29,7 @@ def fine_tune(
 
     Returns the job's metrics.
     """
-    model, tokenizer = prepare(load_model(start), options, seed), load_tokenizer(start)
+    model, tokenizer = prepare(load_model(start, device=stage_device()), options, seed), load_tokenizer(start)
     examples = worked_examples(tokenizer, problems, traces)
     summary = train(
         model,

@@ -12,6 +12,7 @@ from pipeline.job import UNMETERED, Log, Meter
 from pipeline.model.checkpoint import load_model
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
+from pipeline.model.device import stage_device
 from pipeline.model.remote import fetch
 from pipeline.model.tokenizer import byte_pair_tokenizer, character_tokenizer, load_tokenizer
 from pipeline.params import Base, BytePairTokens, Checkpoint, CuratedCorpus, Distributed, Pretrain, Tokens
@@ -71,6 +72,7 @@ def _pretrain(
     tokenizer = _tokenizer(base.tokenizer, texts)
     model = Decoder(ModelConfig.from_hf({**base.model, "vocab_size": len(tokenizer)}))
     model.init_weights(seed)
+    model.to(stage_device())
     prepare(model, base.train, seed)
     examples = text_examples(tokenizer, texts)
     summary = train(
@@ -95,6 +97,6 @@ def _tokenizer(tokens: Tokens, texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def _take(base: Checkpoint, scratch: Path) -> Start:
     source = led(fetch)(base.source, base.revision, base.digest, scratch / "checkpoint")
-    model, tokenizer = load_model(source), load_tokenizer(source)
+    model, tokenizer = load_model(source, device=stage_device()), load_tokenizer(source)
     tokenizer.chat_template = chat.CHAT_TEMPLATE
     return Start(model, tokenizer, {})
