@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,4 +49,4 @@ def test_one_process_that_trains_imports_no_deepspeed_and_joins_no_group() -> No
         "t.run(pathlib.Path(tempfile.mkdtemp()), t.decoder(), t.options(steps=2)); "
         "assert 'deepspeed' not in sys.modules; assert not dist.is_initialized()"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True, timeout=120)

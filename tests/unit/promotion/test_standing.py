@@ -34,7 +34,7 @@ def below_by(project: Project, fall: float) -> Project:
 
 def test_a_champion_below_its_floor_is_told_and_logged(tmp_path: Path) -> None:
     project = below_by(Project(tmp_path), 0.4)
-    with pytest.raises(InputError, match="no registry"):
+    with pytest.raises(InputError, match="has no champion"):
         stand(tmp_path, tmp_path)
     tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
     model = Decoder(ModelConfig.from_hf({**DENSE, "vocab_size": len(tokenizer)}))

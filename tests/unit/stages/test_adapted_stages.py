@@ -73,7 +73,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = read_yaml(SMOKE)["base"]["model"] | {"vocab_size": len(tokenizer)}
     model = Decoder(ModelConfig.from_hf(config))
     model.init_weights(0)
-    for stage in ("base", "cold_start", "general_sft", "general_rl"):
+    for stage in ("base", "cold_start", "general_sft", "reasoning_rl"):
         save_model(model, tmp_path / "artifacts" / stage / "model")
         save_tokenizer(tokenizer, tmp_path / "artifacts" / stage / "model")
     monkeypatch.setattr("pipeline.training.pretraining.fetch", lambda source, *rest: tmp_path / source)

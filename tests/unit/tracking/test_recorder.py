@@ -23,8 +23,8 @@ def none_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kill_youngest() -> None:
-    youngest = psutil.Process().children()[-1]
-    assert youngest.cmdline()[-1] == "pipeline.tracking"
+    recorders = [child for child in psutil.Process().children() if child.cmdline()[-1:] == ["pipeline.tracking"]]
+    youngest = max(recorders, key=psutil.Process.create_time)
     youngest.kill()
     youngest.wait(10)
 
