@@ -48,7 +48,7 @@ def run(model: Path, prompts: int, group: int, new_tokens: int, dtype: str) -> d
         "dtype": dtype,
         "batch": prompts * group,
         "new_tokens": new_tokens,
-        "seconds": round(seconds, 4),
+        "seconds": round(seconds, 6),
         "completion_tokens_per_s": round(sum(len(c.tokens) for c in completions) / seconds, 1),
         "samples_per_s": round(len(completions) / seconds, 1),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
