@@ -15,6 +15,7 @@ from dvc.repo import Repo
 
 from flows.dag import read_dag
 from flows.local import environment
+from flows.page import publish
 from flows.supervise import TIMED_OUT, run
 from pipeline.errors import EXIT_BUG
 from pipeline.files import atomic_file, digest, write_json
@@ -57,7 +58,10 @@ def run_study(root: Path, name: str) -> int:
             exit_code, reason = _failure(folder, stages, status)
             print(f"{name}: {arm}, seed {seed}: {reason}", file=sys.stderr)
             return exit_code
-    return run([sys.executable, "-m", "pipeline.studies", name], cwd=root, env=environment(root))
+    status = run([sys.executable, "-m", "pipeline.studies", name], cwd=root, env=environment(root))
+    if status == 0:
+        print(publish(root))
+    return status
 
 
 def prepare(root: Path, name: str, study: Study, arm: str, seed: int) -> Path:

@@ -22,9 +22,16 @@ def money(amount: float, currency: str = "") -> str:
     return f"{amount:,.{places}f} {currency}".rstrip()
 
 
+def points(share: float, sign: str = "") -> str:
+    """Hundredths to a tenth, halves up: as the page's script rounds, which must not differ from its tables.
+
+    `sign` "+" writes that of a gain, too.
+    """
+    return format(Decimal(100 * share).quantize(Decimal("0.1"), ROUND_HALF_UP), sign)
+
+
 def percent(share: float) -> str:
-    """To a tenth, halves up: as the page's script rounds, which must not differ from its tables."""
-    return f"{Decimal(100 * share).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+    return f"{points(share)} %"
 
 
 def number(value: float) -> str:

@@ -136,7 +136,7 @@ function inOrder() { // of the recipe, not of the table
 const brief = (model) => model.name.split("/").at(-1); // a student by its own name
 
 function drawPasses(place, width) {
-  const models = inOrder(), row = 30, left = Math.min(190, width * 0.36), right = 62, top = 4;
+  const models = place.dataset.study ? facts.studies[place.dataset.study] : inOrder(), row = 30, left = Math.min(190, width * 0.36), right = 62, top = 4;
   const height = top + models.length * row + 24, picture = canvasOf(width, height);
   const x = (share) => left + share * (width - left - right);
   for (const share of [0, 0.25, 0.5, 0.75, 1]) {
@@ -156,6 +156,10 @@ function drawPasses(place, width) {
     picture.append(tell(drawn, `${model.name}\npass@1 ${percent(model.pass_at_1)}${told}`));
   });
   place.append(picture);
+}
+
+function* places(long) { // of a name beside its point: close by, then ever farther up and down
+  for (let away = 0; away < 150; away += 15) for (const below of away ? [4 + away, 4 - away] : [4]) yield* [[10, below], [-10 - long, below]];
 }
 
 function drawPareto(place, width) {
@@ -189,11 +193,12 @@ function drawPareto(place, width) {
     if (model.low !== null) drawn.append(svg("line", { x1: across, x2: across, y1: y(model.low), y2: y(model.high), stroke: "var(--dim)", "stroke-width": 1.2 }));
     drawn.append(svg("circle", { cx: across, cy: down, r: 6, fill: best ? "var(--accent)" : "var(--card)", stroke: "var(--accent)", "stroke-width": 2 }));
     const name = brief(model), long = name.length * 6.9 + 6;
-    for (const [right, below] of [[10, 4], [-10 - long, 4], [10, 19], [10, -11], [-10 - long, 19], [-10 - long, -11]]) {
+    for (const [right, below] of places(long)) {
       const room = [across + right, down + below - 11, across + right + long, down + below + 3];
       const free = room[0] >= left && room[2] <= width && room[1] >= 0 && room[3] <= height - bottom && !taken.some((other) => room[0] < other[2] && other[0] < room[2] && room[1] < other[3] && other[1] < room[3]);
       if (!free) continue; // where no place is free, the name shows at a touch
       taken.push(room);
+      if (Math.abs(below - 4) > 15) drawn.prepend(svg("line", { x1: across, y1: down, x2: right > 0 ? room[0] : room[2], y2: down + below - 4, stroke: "var(--dim)", "stroke-width": 0.8 }));
       drawn.append(label(room[0], down + below, name));
       break;
     }
@@ -395,15 +400,15 @@ function draw(place) {
   CHARTS[place.dataset.chart](place, width);
 }
 
-const places = [...document.querySelectorAll("[data-chart]")];
+const charts = [...document.querySelectorAll("[data-chart]")];
 const watcher = new ResizeObserver((entries) => {
   for (const { target } of entries) if (Math.floor(target.clientWidth) !== widths.get(target)) draw(target);
 });
-for (const place of places) { draw(place); watcher.observe(place); }
+for (const place of charts) { draw(place); watcher.observe(place); }
 if (facts.samples) startSamples();
 
 document.getElementById("theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
   document.documentElement.dataset.theme = dark ? "light" : "dark";
-  places.forEach(draw);
+  charts.forEach(draw);
 });

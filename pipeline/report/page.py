@@ -28,6 +28,7 @@ from pipeline.report.experts import expert_map
 from pipeline.report.models import Model, evaluated, final, funnel
 from pipeline.report.project import Stage, commit, lineage, read_project
 from pipeline.report.samples import read_samples
+from pipeline.report.studies import pictures, read_studies
 
 HERE = Path(__file__).parent
 NOT_READABLE = "not readable"
@@ -42,7 +43,7 @@ def write_report(root: Path) -> Path:
     params = load_params(root / PARAMS_FILE)
     stages = read_project(root)
     models = evaluated(stages)
-    last, plan = final(models), read_plan(root)
+    last, plan, studies = final(models), read_plan(root), read_studies(root)
     facts: dict[str, Any] = {
         "metrics": {stage.name: stage.metrics for stage in stages if stage.metrics},
         "stages": [_stage(stage) for stage in stages],
@@ -55,6 +56,7 @@ def write_report(root: Path) -> Path:
         "experts": expert_map(root, last.name) if last else None,
         "samples": read_samples(root),
         "plan": [] if plan is None else _points(plan),
+        "studies": pictures(studies),
     }
     page = render(
         facts,
@@ -67,6 +69,7 @@ def write_report(root: Path) -> Path:
         lineage=lineage(root, stages),
         plan=plan,
         plan_rows=[] if plan is None else rows(plan),
+        studies=studies,
         params=(root / PARAMS_FILE).read_text(encoding="utf-8"),
     )
     with atomic_file(report_path(root)) as temporary:

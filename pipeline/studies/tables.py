@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.figures import duration, money, percent, scaled
+from pipeline.figures import duration, money, percent, points, scaled
 
 UNKNOWN = "not known"
 ON_PAGE = ("p", "seeds", "tokens of an answer", "tokens", "operations")  # columns that the terminal has no room for
@@ -58,7 +58,7 @@ def _row(arm: str, found: dict[str, Any], control: str) -> dict[str, str]:
     return {
         "arm": arm,
         "pass@1": _interval(pooled, "pass_at_1"),
-        f"over {control}": "" if is_control else _interval(pooled, "over_control", signed=True),
+        f"over {control}": "" if is_control else _interval(pooled, "over_control", sign="+"),
         "p": "" if is_control else f"{pooled['p_value']:.2g}",
         "seeds": ", ".join(percent(one["pass_at_1"]) for one in seeds),
         "tokens of an answer": f"{pooled['tokens']:.1f}",
@@ -70,11 +70,10 @@ def _row(arm: str, found: dict[str, Any], control: str) -> dict[str, str]:
     }
 
 
-def _interval(figures: dict[str, float], name: str, *, signed: bool = False) -> str:
+def _interval(figures: dict[str, float], name: str, *, sign: str = "") -> str:
     """In points of a hundred."""
-    form = "+.1f" if signed else ".1f"
-    mean, low, high = (100 * figures[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+    mean, low, high = (points(figures[key], sign) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def _both(spent: list[dict[str, Any]], text: Callable[[dict[str, float]], str]) -> str:

@@ -73,11 +73,15 @@ def project(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> Study
     run = study.run
     compared = [study.sys.executable, "-m", "pipeline.studies", "which"]  # type: ignore[attr-defined]
     monkeypatch.setattr(study, "run", lambda command, **rest: 0 if command == compared else run(command, **rest))
+    monkeypatch.setattr(study, "publish", lambda root: f"the page: {root}")
     return StudyProject(flow_project)
 
 
-def test_equal_stages_run_once_and_a_rerun_runs_nothing(project: StudyProject) -> None:
+def test_equal_stages_run_once_and_a_rerun_runs_nothing(
+    project: StudyProject, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert project.run(examples=20) == 0
+    assert f"the page: {project.root}" in capfd.readouterr().out
     assert project.calls() == ["few-seed-5:base", "few-seed-5:cold_start", "more-seed-5:cold_start"]
     more = workspace(project.root, "which", "more", 5)
     assert (more / "artifacts" / "base" / "model").read_text() == "base"  # restored

@@ -11,7 +11,7 @@ import pytest
 from pipeline import figures
 from pipeline.report.page import report_path, write_report
 from tests.browser import Browser, installed
-from tests.unit.report.conftest import HOSTILE, MODELS, add_stage, bare_project
+from tests.unit.report.conftest import HOSTILE, MODELS, add_stage, bare_project, write
 
 
 class Page(HTMLParser):
@@ -167,3 +167,39 @@ def _choose(browser: Browser, **choices: str) -> str:
             f"select.value = {value!r}; select.dispatchEvent(new Event('change'))"
         )
     return browser.run("return document.querySelector('#browser .dim').textContent")
+
+
+def add_study(root: Path, results: dict[str, Any]) -> None:
+    for name in ("ran", "did_not"):
+        arms = "{one: {model: base}, other: {model: base}}"
+        study = f"question: Does it {name}? {HOSTILE!r}\ncontrol: one\nseeds: [0, 1]\narms: {arms}\n"
+        write(root / "infra" / "profiles" / "studies" / f"{name}.yaml", study)
+    write(root / "runs" / "studies" / "ran" / "results.json", results)
+
+
+def test_studies_show_what_their_results_say_and_which_were_not_run(project: Path) -> None:
+    def arm(share: float, **more: float) -> dict[str, Any]:
+        pooled = {"pass_at_1": share, "pass_at_1_low": share - 0.0625, "pass_at_1_high": share + 0.0625, "tokens": 9.5}
+        spent = {"own": None, "way": None, "currency": "USD"}
+        return {
+            "total": 7e6, "activated": 4e5, "pooled": pooled | more, "seeds": {"0": pooled, "1": pooled},
+            "spent": {"0": spent, "1": spent},
+        }  # fmt: skip
+
+    over = {"over_control": 0.1825, "over_control_low": -0.0025, "over_control_high": 0.25, "p_value": 0.031}
+    results = {
+        "study": "ran", "question": HOSTILE, "control": "one", "problems": 40, "samples": 4, "seeds": [0, 1],
+        "arms": {"one": arm(0.5), "other": arm(0.6825, **over)},
+    }  # fmt: skip
+    add_study(project, results)
+    page = Page(write_report(project))
+    assert page.facts["studies"] == {
+        "ran": [
+            {"name": name, "pass_at_1": share, "low": share - 0.0625, "high": share + 0.0625}
+            for name, share in (("one", 0.5), ("other", 0.6825))
+        ]
+    }
+    for text in ("68.3 [62.0, 74.5]", "+18.3 [-0.3, +25.0]", "0.031", "40 held-out problems × 4 samples, seeds 0, 1"):
+        assert text in page.text
+    assert page.text.index("r1flow study ran") < page.text.index("r1flow study did_not")
+    assert page.tags.count("img") == 0
