@@ -65,9 +65,9 @@ def test_ask_without_a_model_says_how_to_get_one(flow_project: FlowProject, monk
 
 
 def test_figures_as_one_json_object_or_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._show({"seconds": 1.5, "dtype": "float32"}, as_json=True)
+    cli.bench.show({"seconds": 1.5, "dtype": "float32"}, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"seconds": 1.5, "dtype": "float32"}
-    cli._show({"seconds": 1.5}, as_json=False)
+    cli.bench.show({"seconds": 1.5}, as_json=False)
     assert capsys.readouterr().out.split() == ["seconds", "1.5"]
 
 

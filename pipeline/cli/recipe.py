@@ -1,0 +1,116 @@
+"""Run the recipe, and look at how it fared."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import project
+
+
+def run(
+    params: Annotated[Path | None, typer.Option(metavar="FILE", help="Make FILE the project's params.yaml.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after STAGE and what it needs.")] = None,
+) -> None:
+    """Bring every stage up to date; what has not changed is not done again."""
+    from flows.local import environment
+    from flows.supervise import GRACE
+    from flows.supervise import run as run_supervised
+    from pipeline.job import PARAMS_FILE
+    from pipeline.params import load_params
+    from pipeline.process import exit_on_signals
+    from pipeline.workspace import adopt_params
+
+    root = project()
+    if params is not None and (copy := adopt_params(root, params)) is not None:
+        print(f"the params so far are in {copy.relative_to(root)}")
+    load_params(root / PARAMS_FILE)
+    exit_on_signals()
+    flow = [sys.executable, "-m", "flows.recipe", *(["--until", until] if until else [])]
+    # The flow, when it is stopped, first gives its stage the usual grace.
+    raise typer.Exit(run_supervised(flow, cwd=root, env=environment(root), grace=3 * GRACE))
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a file infra/profiles/studies/NAME.yaml.")],
+) -> None:
+    """Compare variants of the recipe: run what is missing of each, then put the same held-out problems to all."""
+    root = project()
+    from flows.study import run_study
+    from pipeline.process import exit_on_signals
+
+    exit_on_signals()
+    raise typer.Exit(run_study(root, name))
+
+
+def status() -> None:
+    """Show each stage: fresh or stale, its last attempt and figures."""
+    from rich.console import Console
+
+    from flows.report import status_table
+    from flows.status import freshness
+    from pipeline.state import read_state
+
+    root = project()
+    fresh = freshness(root)
+    Console().print(status_table(root, fresh, {stage: read_state(root, stage) for stage in fresh}))
+
+
+def report() -> None:
+    """Write runs/report.html: recipe, models, curves, samples, costs and lineage on one page; print where it is."""
+    from pipeline.report.page import write_report
+
+    print(write_report(project()))
+
+
+def models() -> None:
+    """List every evaluated model: how good, how large, how fast."""
+    from rich.console import Console
+
+    from flows.models import models_table
+
+    Console().print(models_table(project()))
+
+
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A stage's newest run, or an MLflow run id.")] = None,
+) -> None:
+    """Look at versions, cores, GPU, folders and services; with RUN at how that run fared. Exit status 1: not well."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.doctor import examine
+
+    root = project()
+    if run is not None:
+        from pipeline.checkup import check_up
+
+        found = check_up(root, run)
+        Console(highlight=False).print(found.summary, *([found.table()] if found.findings else []))
+        raise typer.Exit(1 if found.findings else 0)
+    checks = list(examine(root))
+    table = Table("", "what", "found")
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text("broken", style="red")
+        table.add_row(mark, check.name, Text(check.detail))
+    Console().print(table)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+def digest(
+    what: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint's folder, or files of data as params say.")],
+) -> None:
+    """Print the digest that pins a checkpoint or a data source in params.yaml."""
+    from pipeline.data.pins import path_digest
+    from pipeline.files import digest as content_digest
+    from pipeline.model.remote import checkpoint_digest
+
+    path = Path(what)
+    if (path / "config.json").is_file():
+        print(checkpoint_digest(path))
+    elif path.is_dir():
+        print(content_digest(path))
+    else:
+        print(path_digest(what, Path.cwd()))
