@@ -40,12 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         if rank() > 0:
             follow(stage, root)
         elif not is_rank() and (params := wanted(stage, root)):
-            store = params.machine.store if first_node() else None  # the nodes share the folder
-            with mirrored(store, root, stage, identity(root, stage).key):
-                status = launch(stage, root, params)
-                if status > 128:  # by a signal: what is left to do has little time
-                    raise SystemExit(status)
-            return status
+            return run_ranks(stage, root, params)
         else:
             run_stage(stage, root)
     except EXPECTED as error:
@@ -88,6 +83,21 @@ def run_stage(stage: str, root: Path) -> None:
                 spent = account.close().figures()
                 attempt.update(cost=spent)
                 tracker.log({f"final/cost/{name}": value for name, value in spent.items()}, step=0)
+
+
+def run_ranks(stage: str, root: Path, params: Params) -> int:
+    """Run one stage in several processes, of which the first keeps its state. Returns their exit status."""
+    store = params.machine.store if first_node() else None  # the nodes share the folder
+    with ExitStack() as around:
+        try:
+            around.enter_context(mirrored(store, root, stage, identity(root, stage).key))
+        except EXPECTED:
+            with Attempt(root, stage):  # no rank is there yet that could tell
+                raise
+        status = launch(stage, root, params)
+        if status > 128:  # by a signal: what is left to do has little time
+            raise SystemExit(status)
+    return status
 
 
 def follow(stage: str, root: Path) -> None:

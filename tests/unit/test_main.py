@@ -208,3 +208,19 @@ def test_the_key_follows_params_and_dependencies(flow_project: FlowProject) -> N
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("samples: 1", "samples: 2"))
     assert len(set(keys)) == 3
     assert identity(root, "first").key == keys[-1]  # `first` does not read that section
+
+
+def test_a_store_that_cannot_be_used_is_told_where_ranks_would_run(
+    run: Callable[[Stage], int], flow_project: FlowProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = flow_project.root
+    params = (root / "params.yaml").read_text().replace("retries: 1", "retries: 1, store: /nowhere")
+    (root / "params.yaml").write_text(params + "distributed: {ranks: 2}\n")
+    dag = (root / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(dag.replace("params: [seed]", "params: [seed, distributed]"))
+    assert run(lambda params, job: {}) == 2
+    state = read_state(root, "first")
+    assert state is not None
+    assert state.exit_code == 2
+    assert state.error in capsys.readouterr().err
+    assert "/nowhere: no such folder" in state.error
