@@ -140,12 +140,13 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
 
 
 def items(families: Mapping[str, float], seed: str) -> Iterator[Item]:
-    """Endless seeded mix of problems; `families` gives each family's weight. Prompts may repeat."""
+    """Endless seeded mix of problems; `families` gives each family's weight, in any order. Prompts may repeat."""
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
         raise InputError(f"families: {unknown}: must be among {sorted(FAMILIES)}")
     rng = random.Random(seed)
-    names, weights = list(families), list(families.values())
+    names = [name for name in FAMILIES if name in families]
+    weights = [families[name] for name in names]
     while True:
         yield FAMILIES[rng.choices(names, weights)[0]](rng)
 

@@ -200,9 +200,20 @@ def load_params(path: Path) -> Params:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     _refuse_credentials(path, document)
     try:
-        return Params.model_validate(document)
+        return Params.model_validate(_in_order(document))
     except ValidationError as error:
         raise InputError("\n".join(f"{path}: {_explain(detail)}" for detail in error.errors())) from None
+
+
+def _in_order(part: Any) -> Any:
+    """The same with the keys of mappings sorted: to DVC their order says nothing, so no output may depend on it."""
+    match part:
+        case dict():
+            return {key: _in_order(part[key]) for key in sorted(part, key=str)}
+        case list():
+            return [_in_order(entry) for entry in part]
+        case _:
+            return part
 
 
 def _refuse_credentials(path: Path, part: Any, key: str = "") -> None:

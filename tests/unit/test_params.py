@@ -1,6 +1,7 @@
 """A wrong params file is refused in words that name key, value and rule."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def _write(document: object, folder: Path) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_file_is_valid(path: Path) -> None:
     load_params(path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_order_of_keys_makes_no_difference(path: Path, tmp_path: Path) -> None:
+    def backwards(part: Any) -> Any:
+        match part:
+            case dict():
+                return {key: backwards(part[key]) for key in reversed(part)}
+            case list():
+                return [backwards(entry) for entry in part]
+            case _:
+                return part
+
+    turned = tmp_path / "params.yaml"
+    turned.write_text(json.dumps(backwards(read_yaml(path))))
+    assert load_params(turned).model_dump_json() == load_params(path).model_dump_json()
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Worked solutions must be right at every step: they are what models learn from."""
 
 import re
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,9 @@ def test_the_corpus_leaves_out_the_evaluation_split_and_mixes_styles() -> None:
     assert len(texts) == 2000
     assert not any(is_held_out(prompt, 0, 0.2) for prompt in prompts)
     assert 0.35 < sum("<think></think>" not in text for text in texts) / len(texts) < 0.45
+
+
+def test_the_order_of_the_families_makes_no_difference() -> None:
+    families = {"sum": 0.5, "count": 0.3, "request": 0.2}
+    one, other = (list(islice(generated.items(mix, "test"), 50)) for mix in (families, dict(sorted(families.items()))))
+    assert one == other
