@@ -41,7 +41,7 @@ from flows.schedule import run_in_order
 from flows.sending import DEPLOYMENT_OF, Journey, Sender, send
 from flows.stage import choose_remote
 from flows.supervise import stop_all
-from flows.transfer import transfer
+from flows.transfer import Mover
 from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
@@ -130,7 +130,8 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
     Raises StageFailedError.
     """
-    transfer(root, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
+    with Mover(root) as mover:
+        mover.transfer(DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
     try:
         follow_up(root, outcomes)
     finally:

@@ -28,7 +28,7 @@ from flows.checkout import removed_afterwards
 from flows.heartbeat import Heart, beating
 from flows.host import taken
 from flows.supervise import STOPPED
-from flows.transfer import transfer
+from flows.transfer import Mover
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml, require_stage
@@ -83,12 +83,13 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
-        with devices(root, name, params.workers.pool(name), heart) as variables:
+        with Mover(root) as mover:
             if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
-                transfer(root, name, seconds, "pull", "--allow-missing", *reads)
-            command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
-            outcome = attempt(name, command, root, seconds, variables)
-        transfer(root, name, seconds, "push", "--run-cache", name)
+                mover.transfer(name, seconds, "pull", "--allow-missing", *reads)
+            with devices(root, name, params.workers.pool(name), heart) as variables:
+                command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
+                outcome = attempt(name, command, root, seconds, variables)
+            mover.transfer(name, seconds, "push", "--run-cache", name)
     except InputError as error:
         raise StageFailedError(name, EXIT_INPUT, str(error), 0.0) from error
     return Report(outcome, 0, "", read_record(root, name, outcome))
