@@ -30,6 +30,7 @@ from flows import artifacts
 from flows.approval import ask
 from flows.attempts import RETRY_DELAY
 from flows.checkout import project_clone, removed_afterwards
+from flows.commands import Commands
 from flows.dag import Dag, read_dag
 from flows.names import dated
 from flows.page import publish
@@ -41,7 +42,7 @@ from flows.schedule import run_in_order
 from flows.sending import DEPLOYMENT_OF, Journey, Sender, send
 from flows.stage import choose_remote
 from flows.supervise import stop_all
-from flows.transfer import Mover
+from flows.transfer import transfer
 from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE
@@ -130,8 +131,8 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
     Raises StageFailedError.
     """
-    with Mover(root) as mover:
-        mover.transfer(DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
+    with Commands(root) as dvc:
+        transfer(dvc, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
     try:
         follow_up(root, outcomes)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dvc.repo import Repo
+from dvc.config import Config
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
@@ -23,12 +23,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 
 from flows import artifacts
-from flows.attempts import StageFailedError, attempt
+from flows.attempts import StageFailedError, judged
 from flows.checkout import removed_afterwards
+from flows.commands import Commands
 from flows.heartbeat import Heart, beating
 from flows.host import taken
 from flows.supervise import STOPPED
-from flows.transfer import Mover
+from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml, require_stage
@@ -83,13 +84,13 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
-        with Mover(root) as mover:
+        with Commands(root) as dvc:
             if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
-                mover.transfer(name, seconds, "pull", "--allow-missing", *reads)
+                transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
             with devices(root, name, params.workers.pool(name), heart) as variables:
-                command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
-                outcome = attempt(name, command, root, seconds, variables)
-            mover.transfer(name, seconds, "push", "--run-cache", name)
+                command = ("repro", "--pull", "--single-item", name)
+                outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, variables))
+            transfer(dvc, name, seconds, "push", "--run-cache", name)
     except InputError as error:
         raise StageFailedError(name, EXIT_INPUT, str(error), 0.0) from error
     return Report(outcome, 0, "", read_record(root, name, outcome))
@@ -97,15 +98,15 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
 
 def choose_remote(root: Path, remote: str | None) -> None:
     """Make a DVC remote the default of this folder. Raises InputError where the project has no such remote."""
-    with Repo(str(root)) as repo:
-        known = repo.config["remote"]
-        name = remote or repo.config["core"].get("remote")
-        if name not in known:
-            raise InputError(
-                f"workers.remote: {name!r}: no DVC remote of the project; there are {', '.join(known) or 'none'}"
-            )
-        with repo.config.edit("local") as settings:
-            settings["core"]["remote"] = name
+    config = Config(str(root / ".dvc"))
+    known = config["remote"]
+    name = remote or config["core"].get("remote")
+    if name not in known:
+        raise InputError(
+            f"workers.remote: {name!r}: no DVC remote of the project; there are {', '.join(known) or 'none'}"
+        )
+    with config.edit("local") as settings:
+        settings["core"]["remote"] = name
 
 
 @contextmanager

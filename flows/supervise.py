@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         if stop_requests or _is_cut(sys.stdin.fileno()):
             status = STOPPED
             break
-    _end_descendants(child, grace)
+    _end_all(child, grace)
     return status
 
 
@@ -133,12 +133,17 @@ def _is_cut(lifeline: int) -> bool:
     return bool(readable) and os.read(lifeline, 1) == b""
 
 
-def _end_descendants(command: subprocess.Popen[bytes], grace: float) -> None:
-    """End the command, then every descendant that is left, also those born meanwhile."""
+def _end_all(command: subprocess.Popen[bytes], grace: float) -> None:
+    """End the command, then every descendant that is left."""
     if command.poll() is None:
         command.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.wait(grace)
+    end_descendants(grace)
+
+
+def end_descendants(grace: float) -> None:
+    """End every descendant of this process, also those born meanwhile."""
     descendants = psutil.Process().children(recursive=True)
     _signal(descendants, signal.SIGTERM)
     psutil.wait_procs(descendants, timeout=grace)
