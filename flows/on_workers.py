@@ -41,7 +41,7 @@ from flows.repository import NETWORK_SECONDS, git
 from flows.schedule import run_in_order
 from flows.sending import DEPLOYMENT_OF, Journey, Sender, send
 from flows.stage import choose_remote
-from flows.supervise import stop_all
+from flows.supervise import silent_without_parent, stop_all
 from flows.transfer import transfer
 from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
@@ -85,9 +85,10 @@ def recipe_on_workers(
         kept = project_clone() / "runs" / "recipes" / str(journey.recipe)
         sender = Sender(root, kept, dag, journey, stages)
         try:
-            run_stages(dag, stages, outcomes, sender, params.machine.retries)
-            if DEPLOYMENT in stages:
-                finish(root, kept, params, outcomes)
+            with silent_without_parent():
+                run_stages(dag, stages, outcomes, sender, params.machine.retries)
+                if DEPLOYMENT in stages:
+                    finish(root, kept, params, outcomes)
         finally:
             stop_all()
             sender.stop()

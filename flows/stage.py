@@ -28,7 +28,7 @@ from flows.checkout import removed_afterwards
 from flows.commands import Commands
 from flows.heartbeat import Heart, beating
 from flows.host import taken
-from flows.supervise import STOPPED
+from flows.supervise import STOPPED, silent_without_parent
 from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
@@ -60,7 +60,8 @@ def stage(
     own = UUID(str(runtime.flow_run.id))
     with removed_afterwards(root), beating(own, UUID(recipe) if recipe else None) as heart:
         try:
-            report = run_here(root, name, overrides or {}, before, heart)
+            with silent_without_parent():
+                report = run_here(root, name, overrides or {}, before, heart)
         except StageFailedError as error:
             if heart.stopped:
                 return Cancelled(message=f"stopped: {heart.reason}")

@@ -96,6 +96,24 @@ def started(
         supervisor.wait()
 
 
+@contextlib.contextmanager
+def silent_without_parent() -> Iterator[None]:
+    """Where the block ends by an exception and the parent is gone, let what is said from then on go nowhere.
+
+    A worker of Prefect's reads what its flow runs print. Without it their first line would break the pipe and end them
+    before they have told the server that they have crashed.
+    """
+    parent = os.getppid()
+    try:
+        yield
+    except BaseException:
+        if os.getppid() != parent:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, sys.stderr.fileno())
+        raise
+
+
 def main(arguments: Sequence[str]) -> int:
     """The supervisor: `GRACE TIMEOUT COMMAND…`, its lifeline on standard input."""
     grace, timeout, command = float(arguments[0]), arguments[1], list(arguments[2:])
