@@ -1,7 +1,7 @@
 """One try at a part of a run, in processes under a supervisor: how it ended, and whether another one may help."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -50,10 +50,17 @@ def attempt(
 
     Raises StageFailedError with the reason that the state gives, which is better known there than to DVC.
     """
+    command, settings = [sys.executable, "-m", *module], {**environment(root), **(variables or {})}
+    return judged(stage, root, timeout, lambda: run(command, cwd=root, env=settings, timeout=timeout))
+
+
+def judged(stage: str, root: Path, timeout: float, call: Callable[[], int]) -> Outcome:
+    """How a stage came out of `call`, which runs it in at most `timeout` seconds and returns an exit status.
+
+    Raises StageFailedError.
+    """
     before = read_state(root, stage)
-    status = run(
-        [sys.executable, "-m", *module], cwd=root, env={**environment(root), **(variables or {})}, timeout=timeout
-    )
+    status = call()
     last = read_state(root, stage)
     if status == 0:
         return Outcome(stage, "fresh") if last in (before, None) else Outcome(stage, "ran", last.seconds)
@@ -63,7 +70,7 @@ def attempt(
     elif status == STOPPED:
         exit_code, reason = STOPPED, "stopped"
     elif last in (before, None):
-        reason = f"`-m {' '.join(module)}` ended with {status} before the stage ran"
+        reason = f"ended with {status} before the stage ran"
     elif last.exit_code is None:
         reason = f"killed (process {last.pid})"
     elif last.exit_code == 0:

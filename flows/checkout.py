@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dvc.repo import Repo
+from dvc.config import Config
 from filelock import FileLock, Timeout
 from prefect import runtime
 from prefect.client.orchestration import get_client
@@ -141,10 +141,9 @@ def _share_cache(project: Path, folder: Path) -> None:
     local = project / ".dvc" / "config.local"
     if local.is_file():
         shutil.copy2(local, folder / ".dvc" / "config.local")
-    with Repo(str(project)) as repo:
-        cache = repo.cache.local_cache_dir
-    with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
-        settings["cache"]["dir"] = cache
+    here = project / ".dvc"
+    with Config(str(folder / ".dvc")).edit("local") as settings:
+        settings["cache"]["dir"] = Config(str(here))["cache"].get("dir", str(here / "cache"))
 
 
 def _share_compiled(source: Path, target: Path) -> None:

@@ -30,6 +30,7 @@ from flows import artifacts
 from flows.approval import ask
 from flows.attempts import RETRY_DELAY
 from flows.checkout import project_clone, removed_afterwards
+from flows.commands import Commands
 from flows.dag import Dag, read_dag
 from flows.names import dated
 from flows.page import publish
@@ -40,7 +41,7 @@ from flows.repository import NETWORK_SECONDS, git
 from flows.schedule import run_in_order
 from flows.sending import DEPLOYMENT_OF, Journey, Sender, send
 from flows.stage import choose_remote
-from flows.supervise import stop_all
+from flows.supervise import silent_without_parent, stop_all
 from flows.transfer import transfer
 from flows.travel import LOCK_FILE, override
 from pipeline.errors import InputError
@@ -84,9 +85,10 @@ def recipe_on_workers(
         kept = project_clone() / "runs" / "recipes" / str(journey.recipe)
         sender = Sender(root, kept, dag, journey, stages)
         try:
-            run_stages(dag, stages, outcomes, sender, params.machine.retries)
-            if DEPLOYMENT in stages:
-                finish(root, kept, params, outcomes)
+            with silent_without_parent():
+                run_stages(dag, stages, outcomes, sender, params.machine.retries)
+                if DEPLOYMENT in stages:
+                    finish(root, kept, params, outcomes)
         finally:
             stop_all()
             sender.stop()
@@ -130,7 +132,8 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
     Raises StageFailedError.
     """
-    transfer(root, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
+    with Commands(root) as dvc:
+        transfer(dvc, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
     try:
         follow_up(root, outcomes)
     finally:

@@ -32,7 +32,7 @@ from flows.travel import Record, hear, place, read_lock, write_lock
 from pipeline.errors import EXIT_BUG
 from pipeline.params.workers import Workers
 
-POLL = 1.0  # seconds
+POLL = 0.5  # seconds
 SILENCE = 60.0  # seconds without a beat
 PREPARATION = 900.0  # seconds in which a worker has to have made the folder of the commit
 UNCLAIMED = 120.0  # seconds after which it is said that no worker takes a stage
@@ -109,6 +109,7 @@ class Sender:
                     "overrides": dict(journey.overrides),
                     "records": known,
                 },
+                flow_run_name=stage,
                 timeout=0,
                 idempotency_key=f"{journey.recipe}-{stage}-{key}",
             )
@@ -120,7 +121,7 @@ class Sender:
         """The state in which the flow run ends, by itself or because nothing is heard of it any more."""
         watch = Watch(f"{stage}: no worker of pool {self._journey.workers.pool(stage)} takes it")
         logger = get_run_logger()
-        while not self._stopping.wait(POLL):
+        while not self._stopping.is_set():
             try:
                 with get_client(sync_client=True) as client:
                     while not self._stopping.wait(POLL):
@@ -138,6 +139,7 @@ class Sender:
             except UNREACHABLE as error:
                 logger.warning("%s: Prefect's server does not answer: %s", stage, error)
                 watch.forget()
+                self._stopping.wait(POLL)
         raise StageFailedError(stage, STOPPED, "stopped", 0.0)
 
     def _end(self, stage: str, run: UUID, state: PrefectState) -> Outcome:

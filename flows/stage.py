@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dvc.repo import Repo
+from dvc.config import Config
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
@@ -23,11 +23,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 
 from flows import artifacts
-from flows.attempts import StageFailedError, attempt
+from flows.attempts import StageFailedError, judged
 from flows.checkout import removed_afterwards
+from flows.commands import Commands
 from flows.heartbeat import Heart, beating
 from flows.host import taken
-from flows.supervise import STOPPED
+from flows.supervise import STOPPED, silent_without_parent
 from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
@@ -59,7 +60,8 @@ def stage(
     own = UUID(str(runtime.flow_run.id))
     with removed_afterwards(root), beating(own, UUID(recipe) if recipe else None) as heart:
         try:
-            report = run_here(root, name, overrides or {}, before, heart)
+            with silent_without_parent():
+                report = run_here(root, name, overrides or {}, before, heart)
         except StageFailedError as error:
             if heart.stopped:
                 return Cancelled(message=f"stopped: {heart.reason}")
@@ -83,12 +85,13 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
-        with devices(root, name, params.workers.pool(name), heart) as variables:
+        with Commands(root) as dvc:
             if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
-                transfer(root, name, seconds, "pull", "--allow-missing", *reads)
-            command = ["dvc", "--wait-for-lock", "repro", "--pull", "--single-item", name]
-            outcome = attempt(name, command, root, seconds, variables)
-        transfer(root, name, seconds, "push", "--run-cache", name)
+                transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
+            with devices(root, name, params.workers.pool(name), heart) as variables:
+                command = ("repro", "--pull", "--single-item", name)
+                outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, variables))
+            transfer(dvc, name, seconds, "push", "--run-cache", name)
     except InputError as error:
         raise StageFailedError(name, EXIT_INPUT, str(error), 0.0) from error
     return Report(outcome, 0, "", read_record(root, name, outcome))
@@ -96,15 +99,15 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
 
 def choose_remote(root: Path, remote: str | None) -> None:
     """Make a DVC remote the default of this folder. Raises InputError where the project has no such remote."""
-    with Repo(str(root)) as repo:
-        known = repo.config["remote"]
-        name = remote or repo.config["core"].get("remote")
-        if name not in known:
-            raise InputError(
-                f"workers.remote: {name!r}: no DVC remote of the project; there are {', '.join(known) or 'none'}"
-            )
-        with repo.config.edit("local") as settings:
-            settings["core"]["remote"] = name
+    config = Config(str(root / ".dvc"))
+    known = config["remote"]
+    name = remote or config["core"].get("remote")
+    if name not in known:
+        raise InputError(
+            f"workers.remote: {name!r}: no DVC remote of the project; there are {', '.join(known) or 'none'}"
+        )
+    with config.edit("local") as settings:
+        settings["core"]["remote"] = name
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -60,24 +60,58 @@ def run(
 
     Whatever ends this call, by return or by an exception, no descendant of the command is left behind.
     """
+    with started(command, cwd=cwd, env=env, timeout=timeout, grace=grace) as supervisor:
+        return status_of(supervisor.wait())
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float | None = None,
+    grace: float = GRACE,
+    descriptors: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The supervisor of `command`, which gets the file `descriptors` too. After the block nothing of it is left."""
     arguments = [str(grace), "none" if timeout is None else str(timeout), *command]
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "flows.supervise", *arguments],
         cwd=cwd,
         env=dict(env),
         stdin=subprocess.PIPE,
+        pass_fds=descriptors,
         start_new_session=True,  # a Ctrl-C at the terminal reaches the caller alone; the tree hears of it from here
     )
     _running.add(supervisor)
     try:
         if _stopping:
             supervisor.terminate()
-        return _status(supervisor.wait())
+        yield supervisor
     finally:
         _running.discard(supervisor)
         assert supervisor.stdin is not None
         supervisor.stdin.close()
         supervisor.wait()
+
+
+@contextlib.contextmanager
+def silent_without_parent() -> Iterator[None]:
+    """Where the block ends by an exception and the parent is gone, let what is said from then on go nowhere.
+
+    A worker of Prefect's reads what its flow runs print. Without it their first line would break the pipe and end them
+    before they have told the server that they have crashed.
+    """
+    parent = os.getppid()
+    try:
+        yield
+    except BaseException:
+        if os.getppid() != parent:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, sys.stderr.fileno())
+        raise
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,20 +121,26 @@ def main(arguments: Sequence[str]) -> int:
     stop_requests: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop_requests.append(number))
     adopt_orphans()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        close_fds=False,  # but for the three of every program there are only those that are meant for it
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
     status = TIMED_OUT
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            status = _status(child.returncode)
+            status = status_of(child.returncode)
             break
         if stop_requests or _is_cut(sys.stdin.fileno()):
             status = STOPPED
             break
-    _end_descendants(child, grace)
+    _end_all(child, grace)
     return status
 
 
-def _status(returncode: int) -> int:
+def status_of(returncode: int) -> int:
     """A return code of subprocess as a shell would name it."""
     return returncode if returncode >= 0 else 128 - returncode
 
@@ -111,12 +151,17 @@ def _is_cut(lifeline: int) -> bool:
     return bool(readable) and os.read(lifeline, 1) == b""
 
 
-def _end_descendants(command: subprocess.Popen[bytes], grace: float) -> None:
-    """End the command, then every descendant that is left, also those born meanwhile."""
+def _end_all(command: subprocess.Popen[bytes], grace: float) -> None:
+    """End the command, then every descendant that is left."""
     if command.poll() is None:
         command.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.wait(grace)
+    end_descendants(grace)
+
+
+def end_descendants(grace: float) -> None:
+    """End every descendant of this process, also those born meanwhile."""
     descendants = psutil.Process().children(recursive=True)
     _signal(descendants, signal.SIGTERM)
     psutil.wait_procs(descendants, timeout=grace)

@@ -1,29 +1,23 @@
-"""DVC's commands that move data, supervised, with a time limit, and tried again where the network may be to blame."""
+"""DVC's commands that move data, with a time limit, and tried again where the network may be to blame."""
 
-import sys
 import time
-from pathlib import Path
 
 from flows.attempts import StageFailedError
-from flows.local import environment
-from flows.supervise import STOPPED, TIMED_OUT, run
+from flows.commands import Commands
+from flows.supervise import STOPPED, TIMED_OUT
 from pipeline.errors import EXIT_BUG
 
 TRIES = 3
 DELAY = 5.0  # seconds before the second try, twice that before the third
 
 
-def transfer(root: Path, stage: str, timeout: float, *arguments: str) -> None:
-    """Run `dvc ARGUMENTS` in the project at `root` for a stage, each try in at most `timeout` seconds.
-
-    Raises StageFailedError.
-    """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+def transfer(dvc: Commands, stage: str, timeout: float, *arguments: str) -> None:
+    """Run `dvc ARGUMENTS` for a stage, each try in at most `timeout` seconds. Raises StageFailedError."""
     status = 0
     for tried in range(TRIES):
         if tried:
             time.sleep(DELAY * 2 ** (tried - 1))
-        status = run(command, cwd=root, env=environment(root), timeout=timeout)
+        status = dvc.run(arguments, timeout)
         if status in (0, STOPPED):
             break
     if status != 0:

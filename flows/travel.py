@@ -79,8 +79,9 @@ def read_record(root: Path, stage: str, outcome: Outcome) -> Record:
 
 
 def place(root: Path, records: Mapping[str, Record]) -> None:
-    """Make the project at `root` know what was done elsewhere."""
-    write_lock(root, {**read_lock(root), **{stage: record.lock for stage, record in records.items() if record.lock}})
+    """Make the project at `root` know what was done elsewhere. In dvc.lock they come first, in this order."""
+    done = {stage: record.lock for stage, record in records.items() if record.lock}
+    write_lock(root, {**done, **{stage: entry for stage, entry in read_lock(root).items() if stage not in done}})
     for stage, record in records.items():
         if record.state is not None:
             write_json(state_file(root, stage), record.state)

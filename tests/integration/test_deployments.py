@@ -86,6 +86,12 @@ def test_the_deployments_are_those_that_the_guide_names(deployed: dict[str, Any]
         assert one["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
 
+def test_what_has_a_schedule_has_its_next_runs(server: PrefectServer, deployed: dict[str, Any]) -> None:
+    scheduled = {deployed[f"{name}/{name}"]["id"] for name in ("recipe", "curate", "evaluate")}
+    due = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    server.wait(lambda: scheduled == {run["deployment_id"] for run in server.post("/flow_runs/filter", flow_runs=due)})
+
+
 def test_schedules_and_limits(deployed: dict[str, Any]) -> None:
     crons = {name: [entry["schedule"]["cron"] for entry in one["schedules"]] for name, one in deployed.items()}
     assert {name: cron for name, cron in crons.items() if cron} == {

@@ -116,3 +116,23 @@ def test_a_killed_supervisor_takes_the_command_with_it(tmp_path: Path) -> None:
     caller.wait(timeout=10)
     for process in left_in(tmp_path):  # the stubborn orphan is beyond the reach of a supervisor that is no more
         process.kill()
+
+
+def test_whose_reader_has_died_speaks_into_the_void(tmp_path: Path) -> None:
+    child = (
+        "import os, sys, time\nfrom flows.supervise import silent_without_parent\nparent = os.getppid()\n"
+        "try:\n with silent_without_parent():\n"
+        "  open('begun', 'w').close()\n  while os.getppid() == parent: time.sleep(0.01)\n  raise KeyError\n"
+        "except KeyError: print('x', flush=True); print('x', flush=True, file=sys.stderr); open('told', 'w').close()"
+    )
+    reader = (
+        "import os, subprocess, sys, time\nfrom pathlib import Path\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)\n"
+        "while not Path('begun').exists(): time.sleep(0.01)\nos.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", reader], cwd=tmp_path, env=environment, timeout=60)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "told").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -52,6 +52,13 @@ def test_what_came_out_of_the_cache_has_cost_nothing_and_what_failed_has_no_outp
     assert read_lock(tmp_path) == {"first": LOCK}
 
 
+def test_the_lock_is_in_the_order_of_the_dag_whichever_stage_ends_first(tmp_path: Path) -> None:
+    done = {stage: Record({"cmd": stage}, None, None) for stage in ("first", "aside", "last")}
+    place(tmp_path, {stage: done[stage] for stage in ("first", "last")})
+    place(tmp_path, done)
+    assert list(read_lock(tmp_path)) == ["first", "aside", "last"]
+
+
 def test_a_stage_reads_outputs_that_are_or_contain_or_lie_in_its_deps() -> None:
     records = {
         name: Record(
