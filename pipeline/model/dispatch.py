@@ -28,10 +28,10 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
 
     x and base (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
     if native.usable(x, gate_up, down, weights, base):
         return _NativeExperts.apply(x, gate_up, down, weights, experts, base)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     compute = grouped_experts if x.is_cuda else padded_experts
     return base + compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
 
@@ -60,7 +60,7 @@ class _NativeExperts(torch.autograd.Function):
         learning = any(ctx.needs_input_grad)
         saved = x.new_empty(2 * size * int(starts[-1])) if learning else None
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
-        ctx.shape = (*experts.shape, hidden, size, count)
+        ctx.shape = (native.in_bfloat16(), *experts.shape, hidden, size, count)
         given = (x, gate_up, down, weights, order, slots, starts)
         matrices = ctypes.byref(fused(gate_up)), ctypes.byref(fused(down))
         native.call("experts", *ctx.shape, x, *matrices, *given[3:], base, saved, rows, out)

@@ -119,7 +119,7 @@ def _processor() -> bytes:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these: float32 in the CPU's memory, outside autocast, and the kernels are there."""
+    """Whether the kernels take these: float32 in the CPU's memory, not under an autocast to float16, and they are there."""
     return (
         all(
             tensor.device.type == "cpu"
@@ -127,9 +127,14 @@ def usable(*tensors: Tensor) -> bool:
             and type(tensor) in (Tensor, nn.Parameter)  # subclasses may have no memory of their own
             for tensor in tensors
         )
-        and not torch.is_autocast_enabled("cpu")
+        and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16)
         and library() is not None
     )
+
+
+def in_bfloat16() -> bool:
+    """Whether products of matrices are to round what they multiply to bfloat16; everything else stays float32."""
+    return torch.is_autocast_enabled("cpu")
 
 
 def call(function: str, *arguments: Any) -> None:

@@ -108,7 +108,7 @@ class StoredExperts(nn.Module):
         native.call("experts_plan", experts.numel(), count, experts, order, slots, starts)
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
         shape, matrices = (*experts.shape, hidden, size, count), map(ctypes.byref, self.matrices())
-        native.call("experts", *shape, x, *matrices, weights, order, slots, starts, base, None, rows, out)
+        native.call("experts", native.in_bfloat16(), *shape, x, *matrices, weights, order, slots, starts, base, None, rows, out)
         return out
 
 

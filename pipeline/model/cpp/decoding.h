@@ -253,7 +253,7 @@ Space space_of(const Decoder& of, int64_t B, int64_t ld) {
     const int64_t choices = B * of.k, whole[] = {of.D, of.D, of.most, of.most, of.most, of.R / 2, of.R / 2};
     int64_t floats = 2 * B * of.most + B * of.D + choices * (of.D + 1), integers = 2 * choices + of.E + 2;
     for (const int64_t rows : whole) floats += rows * ld;
-    float* next = scratch<1>(floats + 2 * integers);
+    float* next = scratch<STEP>(floats + 2 * integers);
     const auto take = [&](int64_t size) { return std::exchange(next, next + size); };
     Space s;
     float** columns[] = {&s.x, &s.normed, &s.a, &s.b, &s.c, &s.cos, &s.sin};
@@ -327,7 +327,7 @@ void decode(int threads, const Decoder* decoder, int64_t B, const int64_t* token
 #pragma omp barrier
 #pragma omp single
             plan(B * of.k, of.E, choice, s.order, s.slots, s.starts);
-            run_experts(of.k, of.D, of.I, of.E, s.expert_input, layer->experts_gate_up, layer->experts_down, s.weights, s.order,
+            run_experts<Single>(of.k, of.D, of.I, of.E, s.expert_input, layer->experts_gate_up, layer->experts_down, s.weights, s.order,
                         s.starts, nullptr, s.expert_rows);
             if (width > 0) add_choices(own, of, s);
             choice += B * of.k;
