@@ -23,6 +23,7 @@ void tile(int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[m][v] = add ? at(c + m * ldc, v) : Vec{};
     for (int64_t k = 0; k < K; ++k, a += ak, b += ldb) {
+        asm("" : "+r"(a));  // GCC would make a copy of the loop for ak = 1 whose tile does not stay in registers
         Vec row[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) row[v] = at(b, v);
