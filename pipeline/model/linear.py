@@ -2,7 +2,7 @@
 
 Different from the textbook: on a CPU, float32 products of more than a few rows go to cpp/dense.h. torch hands them to a
 library (MKL) that leaves half of what other makers' processors can do unused, and at a few hundred rows another half
-goes into starting and copying.
+goes into starting and copying. Under autocast to bfloat16 these products round what they multiply, and nothing else.
 """
 
 from typing import Any
@@ -50,7 +50,8 @@ def linear_gradient(x: Tensor, weight: Tensor, gradient: Tensor, weight_gradient
 
 
 def _gains(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
-    return len(x) >= SMALLEST and weight.numel() <= LARGEST and native.usable(x, weight, *others)
+    enough = len(x) >= SMALLEST or native.in_bfloat16()
+    return enough and weight.numel() <= LARGEST and native.usable(x, weight, *others)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:

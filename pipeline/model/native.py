@@ -119,7 +119,10 @@ def _processor() -> bytes:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these: float32 in the CPU's memory, not under an autocast to float16, and they are there."""
+    """Whether the kernels take these: float32 in the CPU's memory, and they are there.
+
+    Not under an autocast to anything but bfloat16, which the products among them can do (`in_bfloat16`).
+    """
     return (
         all(
             tensor.device.type == "cpu"
@@ -133,7 +136,7 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def in_bfloat16() -> bool:
-    """Whether products of matrices are to round what they multiply to bfloat16; everything else stays float32."""
+    """Whether products are to round what they multiply to bfloat16. Sums and all else stay float32."""
     return torch.is_autocast_enabled("cpu")
 
 

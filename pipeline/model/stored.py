@@ -123,7 +123,7 @@ class _Table:
         assert len(self._scales) in (0, len(matrices)), "all experts of a layer are packed, or none is"
         self._addresses = [_addresses(tensors) for tensors in (self._numbers, self._scales)]
         places, scales = map(ctypes.addressof, self._addresses)
-        self.matrices = Matrices(None, places, scales if self._scales else None)
+        self.matrices = Matrices(None, places, scales if self._scales else None, None)
 
 
 def _scales(parts: Sequence[Stored]) -> list[Tensor]:

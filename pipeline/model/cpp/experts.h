@@ -95,12 +95,14 @@ void plan(int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* 
     starts[E + 1] = columns_before(E, starts)[E];
 }
 
-// One matrix (rows, columns) of every expert of a layer, as weights.py describes it: one behind the other at `fused`, or
-// each where `places` says; with `scales`, one for every row, its numbers are bytes, 128 above an int8.
+// One matrix (rows, columns) of every expert of a layer, as dispatch.py describes it: one behind the other at `fused`, or
+// each where `places` says; with `scales`, one for every row, its numbers are bytes, 128 above an int8. `pairs` has them
+// all as terms of products as well, or is null.
 struct Matrices {
     const float* fused;
     const void* const* places;
     const float* const* scales;
+    const float* pairs;
     // The numbers of expert e; bytes are unpacked into `space`.
     const float* of(int64_t e, int64_t rows, int64_t columns, float* space) const {
         if (places == nullptr) return fused + e * rows * columns;
@@ -111,20 +113,24 @@ struct Matrices {
                 space[r * columns + c] = static_cast<float>(from[r * columns + c] - 128) * scales[e][r];
         return space;
     }
+    template <typename Term, int KIND>
+    Operand along(int64_t e, int64_t rows, int64_t columns) const {
+        const int64_t terms = Term::count(columns);
+        if (std::is_same_v<Term, Pairs> && pairs != nullptr) return {pairs + e * rows * terms, terms};
+        float* space = scales != nullptr ? scratch<UNPACKED + KIND>(rows * columns) : nullptr;
+        return Term::template along<KIND>(rows, columns, of(e, rows, columns, space), columns);
+    }
 };
 
 // rows (N, D), the outputs of sorted choices times their weights; called by all threads of a team.
 template <typename Term>
 void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const Matrices& gate_up, const Matrices& down,
                  const float* weights, const int64_t* order, const int64_t* starts, float* saved, float* rows) {
-    constexpr bool FAR = Term::IN_PLACE;
     const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp for schedule(dynamic, 2)
     for (int64_t e = 0; e < E; ++e) {
         if (starts[e] == starts[e + 1]) continue;
-        float* space = gate_up.scales != nullptr ? scratch<FIRST>(3 * I * D) : nullptr;
-        const Operand up = Term::template along<SECOND>(2 * I, D, gate_up.of(e, 2 * I, D, space), D);
-        const Operand back = Term::template along<THIRD>(D, I, down.of(e, D, I, space + 2 * I * D), I);
+        const Operand up = gate_up.along<Term, FIRST>(e, 2 * I, D), back = down.along<Term, SECOND>(e, D, I);
         for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
             const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
             float* xt = scratch((D + I + D + 2 * I) * ld);  // (D, n)
@@ -132,14 +138,14 @@ void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, con
             float* gut = saved == nullptr ? outt + D * ld : saved + 2 * I * saved_at;  // (2I, n)
             const int64_t* choice = order + at;
             transpose<Term>(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
-            gemm<FAR, Term>(2 * I, N, Term::count(D), up.terms, up.step, 1, xt, ld, gut, ld, false);
+            gemm<true, Term>(2 * I, N, Term::count(D), up.terms, up.step, 1, xt, ld, gut, ld, false);
             float weight[CHUNK] = {};
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
                 for (int64_t r = 0; r < N; r += W)
                     store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
-            const Operand h = Term::template across<FOURTH>(I, N, ht, ld);
-            gemm<FAR, Term>(D, N, Term::count(I), back.terms, back.step, 1, h.terms, h.step, outt, ld, false);
+            const Operand h = Term::template across<THIRD>(I, N, ht, ld);
+            gemm<true, Term>(D, N, Term::count(I), back.terms, back.step, 1, h.terms, h.step, outt, ld, false);
             transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + at * D, D, false);
         }
     }
@@ -154,10 +160,9 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
     const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp for schedule(dynamic, 2)
     for (int64_t e = 0; e < E; ++e) {
-        float *of_gate_up = dgate_up + e * 2 * I * D, *of_down = ddown + e * D * I;
         if (starts[e] == starts[e + 1]) {
-            if (dgate_up != nullptr) std::memset(of_gate_up, 0, 2 * I * D * sizeof(float));
-            if (ddown != nullptr) std::memset(of_down, 0, D * I * sizeof(float));
+            if (dgate_up != nullptr) std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
+            if (ddown != nullptr) std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
             continue;
         }
         const Operand up = Term::template across<FIRST>(2 * I, D, gate_up + e * 2 * I * D, D);
@@ -176,10 +181,10 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
                 for (int64_t r = 0; r < N; r += W) {
-                    const Vec gate = load(gut + i * ld + r), up_now = load(gut + (I + i) * ld + r);
-                    const Vec w = load(weight + r), dh = load(dht + i * ld + r), act = swiglu(gate, up_now);
+                    const Vec gate = load(gut + i * ld + r), up_part = load(gut + (I + i) * ld + r);
+                    const Vec w = load(weight + r), dh = load(dht + i * ld + r), act = swiglu(gate, up_part);
                     Vec dgate, dup;
-                    swiglu_backward(gate, up_now, dh * w, dgate, dup);
+                    swiglu_backward(gate, up_part, dh * w, dgate, dup);
                     store(dweight + r, load(dweight + r) + dh * act);
                     store(ht + i * ld + r, act * w);
                     store(dgut + i * ld + r, dgate);
@@ -189,12 +194,12 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
             if (ddown != nullptr) {
                 transpose<Term>(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
                 const Operand a = Term::template across<THIRD>(n, D, out_of);
-                gemm<false, Term>(D, I, terms, a.terms, 1, a.step, h, I, of_down, I, at > starts[e]);
+                gemm<false, Term>(D, I, terms, a.terms, 1, a.step, h, I, ddown + e * D * I, I, at > starts[e]);
             }
             if (dgate_up != nullptr) {
                 const Operand a = Term::template along<THIRD>(2 * I, n, dgut, ld);
                 const Operand b = Term::template across<FOURTH>(n, D, [&](int64_t r) { return x + choice[r] / k * D; });
-                gemm<false, Term>(2 * I, D, terms, a.terms, a.step, 1, b.terms, b.step, of_gate_up, D, at > starts[e]);
+                gemm<false, Term>(2 * I, D, terms, a.terms, a.step, 1, b.terms, b.step, dgate_up + e * 2 * I * D, D, at > starts[e]);
             }
             const Operand a = Term::template across<THIRD>(2 * I, N, dgut, ld);
             gemm<false, Term>(n, D, Term::count(2 * I), a.terms, 1, a.step, up.terms, up.step, rows + at * D, D, false);

@@ -85,11 +85,14 @@ Tile tile_of(int rows, int vectors, int last) {
     }
 }
 
-// Ask for the next rows of `a`: a matrix of weights comes from far, and in too short runs for the processor to guess.
+// Ask for numbers, and for the next rows of `a`: a matrix of weights comes from far, and in too short runs for the processor
+// to guess.
+inline void prefetch(const float* p, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i, 0, 2);
+}
 void prefetch(int64_t M, int64_t K, const float* a, int64_t am, int64_t ak) {
     if (ak == 1)
-        for (int64_t m = 0; m < M; ++m)
-            for (int64_t k = 0; k < K; k += 16) __builtin_prefetch(a + m * am + k, 0, 2);
+        for (int64_t m = 0; m < M; ++m) prefetch(a + m * am, K);
     else
         for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * ak, 0, 2);
 }

@@ -12,8 +12,9 @@
 
 namespace {
 
-// Kinds of `scratch`: what a kernel works in, what a decoding step does, and the terms of operands.
-enum { WORK, STEP, FIRST, SECOND, THIRD, FOURTH };
+// Kinds of `scratch`: what a kernel works in (0), what a decoding step does, the terms of operands, and from UNPACKED + FIRST
+// on the numbers that they are made of.
+enum { STEP = 1, FIRST, SECOND, THIRD, FOURTH, UNPACKED };
 
 // A matrix of terms, its rows `step` apart.
 struct Operand {
@@ -22,7 +23,6 @@ struct Operand {
 };
 
 struct Single {
-    static constexpr bool IN_PLACE = true;
     static int64_t count(int64_t numbers) { return numbers; }
     template <typename V>
     static V add(V sum, float a, V b) {
@@ -50,7 +50,6 @@ struct Single {
 };
 
 struct Pairs {
-    static constexpr bool IN_PLACE = false;
     static int64_t count(int64_t numbers) { return (numbers + 1) / 2; }
 
 #ifdef __AVX512BF16__
