@@ -35,7 +35,7 @@ class NativeDecoding:
 
     def __init__(self, model: Decoder, cache: SlotCache, bfloat16: bool) -> None:
         self._model, self._cache, self._bfloat16 = model, cache, bfloat16
-        self._rounded = {part: _rounded(part) for part in model.modules() if bfloat16 and isinstance(part, Experts)}
+        self._rounded = _rounded(model) if bfloat16 else {}
         self._turns = rotations(model.config.rope, torch.arange(cache.max_length), _rotary(model.config)).contiguous()
         self._weights = [*model.parameters(), *model.buffers()]
         self._places: list[int] = []  # where the weights lay when they were described
@@ -105,9 +105,18 @@ class NativeDecoding:
         )
 
 
-def _rounded(experts: Experts) -> tuple[Tensor, Tensor]:
-    """Room for gate_up (E, 2I, D) and down (E, D, I) in bfloat16: two neighbours are a pair, as cpp/terms.h has them."""
-    return experts.gate_up_proj.bfloat16(), experts.down_proj.bfloat16()
+def _rounded(model: Decoder) -> dict[Experts, tuple[Tensor, Tensor]]:
+    """Room for gate_up (E, 2I, D) and down (E, D, I) in bfloat16 of what has experts.
+
+    Two neighbours in memory are a pair, as cpp/terms.h has it; with an odd number in a row they would not be.
+    """
+    parts = [part for part in model.modules() if isinstance(part, Experts)]
+    matrices = [(part, (part.gate_up_proj, part.down_proj)) for part in parts]
+    return {
+        part: (gate_up.bfloat16(), down.bfloat16())
+        for part, (gate_up, down) in matrices
+        if gate_up.shape[2] % 2 == down.shape[2] % 2 == 0
+    }
 
 
 # ---------------------------------------------------------------- the structures of cpp/decoding.h

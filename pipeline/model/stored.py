@@ -107,8 +107,9 @@ class StoredExperts(nn.Module):
         order, slots, starts = torch.empty_like(experts), torch.empty_like(experts), experts.new_empty(count + 2)
         native.call("experts_plan", experts.numel(), count, experts, order, slots, starts)
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
-        shape, matrices = (*experts.shape, hidden, size, count), map(ctypes.byref, self.matrices())
-        native.call("experts", native.in_bfloat16(), *shape, x, *matrices, weights, order, slots, starts, base, None, rows, out)
+        shape = (native.in_bfloat16(), *experts.shape, hidden, size, count)
+        matrices = map(ctypes.byref, self.matrices())
+        native.call("experts", *shape, x, *matrices, weights, order, slots, starts, base, None, rows, out)
         return out
 
 

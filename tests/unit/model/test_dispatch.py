@@ -82,12 +82,9 @@ def test_float32_kernels_are_the_padded_products(tokens: int, experts: int, top_
         torch.testing.assert_close(mine.double(), expected, atol=1e-2, rtol=1e-3)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 300), st.integers(2, 9), st.integers(1, 2), st.integers(0, 2**16))
-def test_kernels_in_bfloat16_are_the_padded_products_within_its_rounding(
-    tokens: int, experts: int, top_k: int, seed: int
-) -> None:
-    (x, gate_up, down, weights), chosen = arguments(tokens, experts, top_k, seed)
+@pytest.mark.parametrize(("tokens", "experts"), [(1, 3), (7, 9), (97, 2), (300, 2), (300, 9)])
+def test_kernels_in_bfloat16_are_the_padded_products_within_its_rounding(tokens: int, experts: int) -> None:
+    (x, gate_up, down, weights), chosen = arguments(tokens, experts, top_k=2, seed=tokens)
     inputs = (x, gate_up, down, weights)
     narrow = [tensor.detach().float().requires_grad_() for tensor in inputs]
     with torch.autocast("cpu", torch.bfloat16):
