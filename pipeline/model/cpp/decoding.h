@@ -128,10 +128,6 @@ void recall(const Columns& own, const Decoder& of, int64_t groups, int64_t d, in
     for (int64_t t = 0; t < own.tokens; ++t)
         for (int64_t g = 0; g < groups; ++g) {
             const int64_t b = own.first + t, first = t * of.H + g * shared, at = b * of.row + g * of.head;
-            if (t + 1 < own.tokens) {  // a row's places come from far: ask for those of the next one
-                prefetch(keys + at + of.row, (lengths[b + 1] + 1) * of.place);
-                if (values != keys) prefetch(values + at + of.row, (lengths[b + 1] + 1) * of.place);
-            }
             attend(lengths[b] + 1, shared, d, e, of.scale, of.place, query + first * d, keys + at, values + at, out + first * e);
         }
 }
