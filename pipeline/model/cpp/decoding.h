@@ -74,7 +74,7 @@ void product(const Columns& own, const Product& p, const float* in, float* out, 
     });
     const Operand a = Term::template along<FIRST>(p.out, p.in, p.weight, p.in);
     const Operand b = Term::template across<SECOND>(p.in, own.width, own.of(in), own.ld);
-    gemm<false, Term>(p.out, own.width, Term::count(p.in), a.terms, a.step, 1, b.terms, b.step, own.of(out), own.ld,
+    gemm<Term>(p.out, own.width, Term::count(p.in), a.terms, a.step, 1, b.terms, b.step, own.of(out), own.ld,
                       add || p.bias != nullptr);
 }
 

@@ -23,7 +23,7 @@ void multiply(int threads, int64_t T, int64_t D, int64_t O, const float* x, cons
             for (int64_t r = 0; r < rows && bias != nullptr; ++r)
                 for (int64_t o = 0; o < O; ++o) y[(t + r) * O + o] = bias[o] + (residual != nullptr ? y[(t + r) * O + o] : 0.0f);
             const Operand a = Term::template along<FIRST>(rows, D, x + t * D, D);
-            gemm<false, Term>(rows, O, K, a.terms, a.step, 1, turned, O, y + t * O, O, bias != nullptr || residual != nullptr);
+            gemm<Term>(rows, O, K, a.terms, a.step, 1, turned, O, y + t * O, O, bias != nullptr || residual != nullptr);
         }
     }
 }
@@ -39,7 +39,7 @@ void multiply_backward(int threads, int64_t T, int64_t D, int64_t O, const float
             for (int64_t t = 0; t < T; t += BLOCK) {
                 const int64_t rows = T - t < BLOCK ? T - t : BLOCK;
                 const Operand a = Term::template along<SECOND>(rows, O, dy + t * O, O);
-                gemm<false, Term>(rows, D, Term::count(O), a.terms, a.step, 1, b.terms, b.step, dx + t * D, D, false);
+                gemm<Term>(rows, D, Term::count(O), a.terms, a.step, 1, b.terms, b.step, dx + t * D, D, false);
             }
         }
         if (dw != nullptr) {
@@ -51,7 +51,7 @@ void multiply_backward(int threads, int64_t T, int64_t D, int64_t O, const float
                 for (int64_t o = 0; o < O; o += SHARE) {
                     const int64_t share = std::min(SHARE, O - o);
                     const Operand left = Term::template across<SECOND>(rows, share, dy + t * O + o, O);
-                    gemm<false, Term>(share, D, Term::count(rows), left.terms, 1, left.step, right.terms, right.step,
+                    gemm<Term>(share, D, Term::count(rows), left.terms, 1, left.step, right.terms, right.step,
                                       dw + o * D, D, t > 0);
                 }
             }

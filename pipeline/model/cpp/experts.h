@@ -116,9 +116,14 @@ struct Matrices {
     template <typename Term, int KIND>
     Operand along(int64_t e, int64_t rows, int64_t columns) const {
         const int64_t terms = Term::count(columns);
-        if (std::is_same_v<Term, Pairs> && pairs != nullptr) return {pairs + e * rows * terms, terms};
+        if (std::is_same_v<Term, Pairs> && pairs != nullptr) {
+            fetch(pairs + e * rows * terms, rows * terms);
+            return {pairs + e * rows * terms, terms};
+        }
         float* space = scales != nullptr ? scratch<UNPACKED + KIND>(rows * columns) : nullptr;
-        return Term::template along<KIND>(rows, columns, of(e, rows, columns, space), columns);
+        const float* numbers = of(e, rows, columns, space);
+        fetch(numbers, rows * columns);
+        return Term::template along<KIND>(rows, columns, numbers, columns);
     }
 };
 
@@ -138,14 +143,14 @@ void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, con
             float* gut = saved == nullptr ? outt + D * ld : saved + 2 * I * saved_at;  // (2I, n)
             const int64_t* choice = order + at;
             transpose<Term>(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
-            gemm<true, Term>(2 * I, N, Term::count(D), up.terms, up.step, 1, xt, ld, gut, ld, false);
+            gemm<Term>(2 * I, N, Term::count(D), up.terms, up.step, 1, xt, ld, gut, ld, false);
             float weight[CHUNK] = {};
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
                 for (int64_t r = 0; r < N; r += W)
                     store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
             const Operand h = Term::template across<THIRD>(I, N, ht, ld);
-            gemm<true, Term>(D, N, Term::count(I), back.terms, back.step, 1, h.terms, h.step, outt, ld, false);
+            gemm<Term>(D, N, Term::count(I), back.terms, back.step, 1, h.terms, h.step, outt, ld, false);
             transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + at * D, D, false);
         }
     }
@@ -165,6 +170,8 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
             if (ddown != nullptr) std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
             continue;
         }
+        fetch(gate_up + e * 2 * I * D, 2 * I * D);
+        fetch(down + e * D * I, D * I);
         const Operand up = Term::template across<FIRST>(2 * I, D, gate_up + e * 2 * I * D, D);
         const Operand back = Term::template across<SECOND>(D, I, down + e * D * I, I);
         for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
@@ -176,7 +183,7 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
             const int64_t* choice = order + at;
             const auto out_of = [&](int64_t r) { return dout + choice[r] / k * D; };
             transpose<Term>(n, D, out_of, dot, ld, true);
-            gemm<false, Term>(I, N, Term::count(D), back.terms, 1, back.step, dot, ld, dht, ld, false);
+            gemm<Term>(I, N, Term::count(D), back.terms, 1, back.step, dot, ld, dht, ld, false);
             float weight[CHUNK] = {}, dweight[CHUNK] = {};
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
@@ -194,15 +201,15 @@ void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const floa
             if (ddown != nullptr) {
                 transpose<Term>(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
                 const Operand a = Term::template across<THIRD>(n, D, out_of);
-                gemm<false, Term>(D, I, terms, a.terms, 1, a.step, h, I, ddown + e * D * I, I, at > starts[e]);
+                gemm<Term>(D, I, terms, a.terms, 1, a.step, h, I, ddown + e * D * I, I, at > starts[e]);
             }
             if (dgate_up != nullptr) {
                 const Operand a = Term::template along<THIRD>(2 * I, n, dgut, ld);
                 const Operand b = Term::template across<FOURTH>(n, D, [&](int64_t r) { return x + choice[r] / k * D; });
-                gemm<false, Term>(2 * I, D, terms, a.terms, a.step, 1, b.terms, b.step, dgate_up + e * 2 * I * D, D, at > starts[e]);
+                gemm<Term>(2 * I, D, terms, a.terms, a.step, 1, b.terms, b.step, dgate_up + e * 2 * I * D, D, at > starts[e]);
             }
             const Operand a = Term::template across<THIRD>(2 * I, N, dgut, ld);
-            gemm<false, Term>(n, D, Term::count(2 * I), a.terms, 1, a.step, up.terms, up.step, rows + at * D, D, false);
+            gemm<Term>(n, D, Term::count(2 * I), a.terms, 1, a.step, up.terms, up.step, rows + at * D, D, false);
         }
     }
 }

@@ -85,20 +85,14 @@ Tile tile_of(int rows, int vectors, int last) {
     }
 }
 
-// Ask for numbers, and for the next rows of `a`: a matrix of weights comes from far, and in too short runs for the processor
-// to guess.
-inline void prefetch(const float* p, int64_t floats) {
-    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i, 0, 2);
-}
-void prefetch(int64_t M, int64_t K, const float* a, int64_t am, int64_t ak) {
-    if (ak == 1)
-        for (int64_t m = 0; m < M; ++m) prefetch(a + m * am, K);
-    else
-        for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * ak, 0, 2);
+// Read numbers that come from far, from first to last: only in that order does the processor fetch ahead fast. A product
+// goes through several rows at a time, which took up to twice as long.
+inline void fetch(const float* numbers, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) asm volatile("" : : "r"(numbers[i]));
 }
 
-// c (M, N) = a · b, or += where `add`; b (K, N) with rows ldb apart, c likewise. In one thread. FAR: `a` is not in the cache.
-template <bool FAR = false, typename Term = Single>
+// c (M, N) = a · b, or += where `add`; b (K, N) with rows ldb apart, c likewise. In one thread.
+template <typename Term = Single>
 void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c,
           int64_t ldc, bool add) {
     constexpr int64_t DEPTH = 512;  // of b at a time, so that its panel stays in the cache
@@ -112,10 +106,7 @@ void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, int64_t a
             const int last = static_cast<int>(N - n < width * W ? N - n - (width - 1) * W : W);
             for (int64_t m = 0; m < M; m += ROWS) {
                 const int rows = static_cast<int>(M - m < ROWS ? M - m : ROWS);
-                const float* block = a + m * am + k * ak;
-                if (FAR && panel == 0 && m + ROWS < M)
-                    prefetch(M - m - ROWS < ROWS ? M - m - ROWS : ROWS, depth, block + ROWS * am, am, ak);
-                tile_of<Term>(rows, width, last)(depth, block, am, ak, b + k * ldb + n, ldb, c + m * ldc + n, ldc, add || k > 0, last);
+                tile_of<Term>(rows, width, last)(depth, a + m * am + k * ak, am, ak, b + k * ldb + n, ldb, c + m * ldc + n, ldc, add || k > 0, last);
             }
             n += width * W;
         }
