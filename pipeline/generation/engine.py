@@ -6,7 +6,7 @@ and, behind them, the whole prompts of the sequences that have just got a slot; 
 step, and a prompt costs its tokens and nothing else. A prompt of many samples goes through the model once; its samples
 start from copies of its cache rows.
 The engine reads the model's weights where they are, and derives nothing from them: train, and the next step follows.
-Only of an adapted model it makes what its adapter changes, anew when requests come after an idle time.
+Only what an adapter changes, and in bfloat16 the rounded experts, it makes anew when requests come after an idle time.
 """
 
 import reprlib
@@ -84,8 +84,12 @@ class Engine:
         max_length: int,
         record_experts: bool = False,
         prefill_tokens: int = PREFILL_TOKENS,
+        bfloat16: bool = False,
     ) -> None:
-        """`max_length` bounds prompt and completion together, in tokens; the model must be made for so many."""
+        """`max_length` bounds prompt and completion together, in tokens; the model must be made for so many.
+
+        `bfloat16`: on a CPU products of a float32 model's matrices are computed in it, as in training under that dtype.
+        """
         config = model.config
         if not 1 <= max_length <= config.max_position_embeddings:
             raise InputError(
@@ -104,7 +108,8 @@ class Engine:
         self._slots = Slots(slots, max_length, experts)
         self._cache = SlotCache(config, slots, max_length, model.unembedding.dtype, self._device)
         self._graphs = DecodeGraphs(model, self._cache, slots) if self._device.type == "cuda" else None
-        self._native = NativeDecoding.of(model, self._cache)
+        self._bfloat16 = bfloat16
+        self._native = NativeDecoding.of(model, self._cache, bfloat16=bfloat16)
         self._waiting: deque[Job] = deque()
         self._kept: dict[int, _Kept] = {}
         self._submitted = 0
@@ -133,6 +138,8 @@ class Engine:
             )
         if not self.busy:
             self._merged.refresh()
+            if self._native is not None:
+                self._native.refresh()
         self._waiting.append(Job(self._submitted, request, stream))
         self._submitted += 1
         return self._submitted - 1
@@ -206,7 +213,8 @@ class Engine:
             new = torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.int64)
             rows = [(start.first, len(prompt)) for start, prompt in zip(fresh, prompts, strict=True)]
             positions = self._cache.begin(held.to(self._device), longest, rows)
-            output = self._model(torch.cat((tokens, new)).to(self._device), positions, self._cache)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+                output = self._model(torch.cat((tokens, new)).to(self._device), positions, self._cache)
         self._record([routing.experts for routing in output.routing], decoding, fresh)
         hidden = output.hidden
         if fresh:

@@ -17,7 +17,7 @@ from pipeline.model.cache import SlotCache
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Block, Decoder
 from pipeline.model.dispatch import Matrices
-from pipeline.model.experts import MOST_EXPERTS, MixtureOfExperts
+from pipeline.model.experts import MOST_EXPERTS, Experts, MixtureOfExperts
 from pipeline.model.layers import FeedForward, GroupedQueryAttention, Linear, MultiHeadLatentAttention, RMSNorm
 from pipeline.model.parts import LatentAttention
 from pipeline.model.rope import rotations
@@ -27,10 +27,15 @@ LARGEST = 2**21
 
 
 class NativeDecoding:
-    """One more token for each of the first rows of a cache. The weights may change between calls, in place."""
+    """One more token for each of the first rows of a cache. The weights may change between calls, in place.
 
-    def __init__(self, model: Decoder, cache: SlotCache) -> None:
-        self._model, self._cache = model, cache
+    In bfloat16 the experts' matrices are read as they were at the last `refresh`, from copies of half their size: what
+    a step takes is mostly the time to fetch them.
+    """
+
+    def __init__(self, model: Decoder, cache: SlotCache, bfloat16: bool) -> None:
+        self._model, self._cache, self._bfloat16 = model, cache, bfloat16
+        self._rounded = _rounded(model) if bfloat16 else {}
         self._turns = rotations(model.config.rope, torch.arange(cache.max_length), _rotary(model.config)).contiguous()
         self._weights = [*model.parameters(), *model.buffers()]
         self._places: list[int] = []  # where the weights lay when they were described
@@ -38,11 +43,21 @@ class NativeDecoding:
         self._decoder: _Decoder
 
     @classmethod
-    def of(cls, model: Decoder, cache: SlotCache) -> Self | None:
-        """None where the kernel does not take this model, or would not gain."""
+    def of(cls, model: Decoder, cache: SlotCache, *, bfloat16: bool = False) -> Self | None:
+        """None where the kernel does not take this model, or would not gain.
+
+        `bfloat16` computes those products in it that are so in training under that dtype.
+        """
         mixture, matrices = model.config.mixture, [p for p in model.layers.parameters() if p.ndim == 2]
         fits = max(map(torch.numel, matrices)) <= LARGEST and (mixture is None or mixture.experts <= MOST_EXPERTS)
-        return cls(model, cache) if fits and native.usable(*model.parameters(), *cache.planes) else None
+        return cls(model, cache, bfloat16) if fits and native.usable(*model.parameters(), *cache.planes) else None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the experts' matrices to bfloat16, if that is asked for, as they are now."""
+        for part, copies in self._rounded.items():
+            for copy, matrices in zip(copies, (part.gate_up_proj, part.down_proj), strict=True):
+                copy.copy_(matrices)
 
     def run(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B,) int64 of rows that hold `lengths` (B,) int64 each -> logits (B, V), experts (layers, B, k)."""
@@ -58,9 +73,8 @@ class NativeDecoding:
         choices = (0, 0) if config.mixture is None else (len(config.mixture.layers), config.mixture.top_k)
         chosen = torch.empty(choices[0], rows, choices[1], dtype=torch.int64)
         logits = torch.empty(rows, config.vocab_size)
-        native.call(
-            "decode", ctypes.byref(self._decoder), rows, tokens.contiguous(), lengths.contiguous(), chosen, logits
-        )
+        given = (tokens.contiguous(), lengths.contiguous(), chosen, logits)
+        native.call("decode", self._bfloat16, ctypes.byref(self._decoder), rows, *given)
         return logits, chosen
 
     def _describe(self) -> None:
@@ -70,6 +84,11 @@ class NativeDecoding:
             for layer, block in enumerate(model.layers)
             if isinstance(block, Block)
         ]
+        for layer, block in zip(layers, model.layers, strict=True):
+            for part in block.modules():
+                if isinstance(part, Experts) and part in self._rounded:
+                    gate_up, down = self._rounded[part]
+                    layer.experts_gate_up.pairs, layer.experts_down.pairs = gate_up.data_ptr(), down.data_ptr()
         self._layers = (_Layer * len(layers))(*layers)
         _, row, head, place, _ = self._cache.planes[0].stride()
         self._decoder = _Decoder(
@@ -84,6 +103,20 @@ class NativeDecoding:
             head=head,
             place=place,
         )
+
+
+def _rounded(model: Decoder) -> dict[Experts, tuple[Tensor, Tensor]]:
+    """Room for gate_up (E, 2I, D) and down (E, D, I) in bfloat16 of what has experts.
+
+    Two neighbours in memory are a pair, as cpp/terms.h has it; with an odd number in a row they would not be.
+    """
+    parts = [part for part in model.modules() if isinstance(part, Experts)]
+    matrices = [(part, (part.gate_up_proj, part.down_proj)) for part in parts]
+    return {
+        part: (gate_up.bfloat16(), down.bfloat16())
+        for part, (gate_up, down) in matrices
+        if gate_up.shape[2] % 2 == down.shape[2] % 2 == 0
+    }
 
 
 # ---------------------------------------------------------------- the structures of cpp/decoding.h

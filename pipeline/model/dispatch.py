@@ -3,7 +3,8 @@
 Shapes: T tokens, D hidden, E experts, k experts per token, I expert width, P rows with padding.
 Different from the textbook, which loops over the experts: a few hundred small products would cost more in starting than
 in computing. Three ways, equal but for rounding:
-`_NativeExperts`, in float32 on a CPU, is one call of cpp/experts.h for all of a layer's experts.
+`_NativeExperts`, in float32 on a CPU, is one call of cpp/experts.h for all of a layer's experts; under autocast to
+bfloat16 its products round what they multiply, and nothing else.
 `padded_experts` gives each expert's tokens a block of one of few heights (`ragged.layout`) and multiplies all blocks of
 a height in one batched product; its backward is written out, because each pass over the rows that autograd would add
 costs as much as a product. It copies the expert matrices, which is little where they are small.
@@ -28,10 +29,10 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
 
     x and base (T, D), gate_up (E, 2I, D), down (E, D, I), experts and weights (T, k) -> (T, D).
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
     if native.usable(x, gate_up, down, weights, base):
         return _NativeExperts.apply(x, gate_up, down, weights, experts, base)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     compute = grouped_experts if x.is_cuda else padded_experts
     return base + compute(x, gate_up.to(x.dtype), down.to(x.dtype), experts, weights.to(x.dtype))
 
@@ -39,13 +40,13 @@ def run_experts(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weigh
 class Matrices(ctypes.Structure):
     """One matrix of every expert of a layer, as cpp/experts.h declares it."""
 
-    _fields_ = (("fused", ctypes.c_void_p), ("places", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("fused", "places", "scales", "pairs"))
 
 
 def fused(matrices: Tensor) -> Matrices:
     """Of (E, rows, columns), one behind the other."""
     assert matrices.is_contiguous()
-    return Matrices(matrices.data_ptr(), None, None)
+    return Matrices(matrices.data_ptr(), None, None, None)
 
 
 class _NativeExperts(torch.autograd.Function):
@@ -60,7 +61,7 @@ class _NativeExperts(torch.autograd.Function):
         learning = any(ctx.needs_input_grad)
         saved = x.new_empty(2 * size * int(starts[-1])) if learning else None
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
-        ctx.shape = (*experts.shape, hidden, size, count)
+        ctx.shape = (native.in_bfloat16(), *experts.shape, hidden, size, count)
         given = (x, gate_up, down, weights, order, slots, starts)
         matrices = ctypes.byref(fused(gate_up)), ctypes.byref(fused(down))
         native.call("experts", *ctx.shape, x, *matrices, *given[3:], base, saved, rows, out)

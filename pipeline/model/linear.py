@@ -2,7 +2,7 @@
 
 Different from the textbook: on a CPU, float32 products of more than a few rows go to cpp/dense.h. torch hands them to a
 library (MKL) that leaves half of what other makers' processors can do unused, and at a few hundred rows another half
-goes into starting and copying.
+goes into starting and copying. Under autocast to bfloat16 these products round what they multiply, and nothing else.
 """
 
 from typing import Any
@@ -43,31 +43,36 @@ def linear_gradient(x: Tensor, weight: Tensor, gradient: Tensor, weight_gradient
             weight_gradient += gradient.T @ x
         return gradient @ weight
     of_x, of_weight = torch.empty_like(x), None if weight_gradient is None else torch.empty_like(weight)
-    _gradients(x, weight, gradient, of_x, of_weight)
+    _gradients(native.in_bfloat16(), x, weight, gradient, of_x, of_weight)
     if weight_gradient is not None and of_weight is not None:
         weight_gradient += of_weight
     return of_x
 
 
 def _gains(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
-    return len(x) >= SMALLEST and weight.numel() <= LARGEST and native.usable(x, weight, *others)
+    enough = len(x) >= SMALLEST or native.in_bfloat16()
+    return enough and weight.numel() <= LARGEST and native.usable(x, weight, *others)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     out = x.new_empty(len(x), len(weight))
-    native.call("linear", *x.shape, len(weight), x, weight, bias, residual, out)
+    native.call("linear", native.in_bfloat16(), *x.shape, len(weight), x, weight, bias, residual, out)
     return out
 
 
-def _gradients(x: Tensor, weight: Tensor, gradient: Tensor, x_grad: Tensor | None, weight_grad: Tensor | None) -> None:
+def _gradients(
+    bfloat16: bool, x: Tensor, weight: Tensor, gradient: Tensor, x_grad: Tensor | None, weight_grad: Tensor | None
+) -> None:
     """Fill in the gradients that are asked for."""
-    native.call("linear_backward", *x.shape, len(weight), x, weight, gradient.contiguous(), x_grad, weight_grad)
+    given = (x, weight, gradient.contiguous())
+    native.call("linear_backward", bfloat16, *x.shape, len(weight), *given, x_grad, weight_grad)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.bfloat16 = native.in_bfloat16()
         return _product(x, weight, bias, residual)
 
     @staticmethod
@@ -77,5 +82,5 @@ class _Linear(torch.autograd.Function):
         of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad
         x_grad = torch.empty_like(x) if of_x else None
         weight_grad = torch.empty_like(weight) if of_weight else None
-        _gradients(x, weight, gradient, x_grad, weight_grad)
+        _gradients(ctx.bfloat16, x, weight, gradient, x_grad, weight_grad)
         return x_grad, weight_grad, gradient.sum(0) if of_bias else None, gradient if of_residual else None

@@ -119,7 +119,10 @@ def _processor() -> bytes:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these: float32 in the CPU's memory, outside autocast, and the kernels are there."""
+    """Whether the kernels take these: float32 in the CPU's memory, and they are there.
+
+    Not under an autocast to anything but bfloat16, which the products among them can do (`in_bfloat16`).
+    """
     return (
         all(
             tensor.device.type == "cpu"
@@ -127,9 +130,14 @@ def usable(*tensors: Tensor) -> bool:
             and type(tensor) in (Tensor, nn.Parameter)  # subclasses may have no memory of their own
             for tensor in tensors
         )
-        and not torch.is_autocast_enabled("cpu")
+        and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16)
         and library() is not None
     )
+
+
+def in_bfloat16() -> bool:
+    """Whether products are to round what they multiply to bfloat16. Sums and all else stay float32."""
+    return torch.is_autocast_enabled("cpu")
 
 
 def call(function: str, *arguments: Any) -> None:

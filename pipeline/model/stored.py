@@ -107,7 +107,8 @@ class StoredExperts(nn.Module):
         order, slots, starts = torch.empty_like(experts), torch.empty_like(experts), experts.new_empty(count + 2)
         native.call("experts_plan", experts.numel(), count, experts, order, slots, starts)
         rows, out = x.new_empty(experts.numel(), hidden), torch.empty_like(x)
-        shape, matrices = (*experts.shape, hidden, size, count), map(ctypes.byref, self.matrices())
+        shape = (native.in_bfloat16(), *experts.shape, hidden, size, count)
+        matrices = map(ctypes.byref, self.matrices())
         native.call("experts", *shape, x, *matrices, weights, order, slots, starts, base, None, rows, out)
         return out
 
@@ -123,7 +124,7 @@ class _Table:
         assert len(self._scales) in (0, len(matrices)), "all experts of a layer are packed, or none is"
         self._addresses = [_addresses(tensors) for tensors in (self._numbers, self._scales)]
         places, scales = map(ctypes.addressof, self._addresses)
-        self.matrices = Matrices(None, places, scales if self._scales else None)
+        self.matrices = Matrices(None, places, scales if self._scales else None, None)
 
 
 def _scales(parts: Sequence[Stored]) -> list[Tensor]:

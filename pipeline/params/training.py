@@ -51,7 +51,7 @@ class Optimisation(Section):
     gradient_clip: Positive = 1.0
     balance_rate: NonNegative = 0.001  # update of the routers' balancing bias, per update of the weights
     balance_loss: NonNegative = 1e-4
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of what products multiply; weights and sums are float32
     checkpoint_every: Count = 100  # steps
     checkpoint_activations: bool = False  # compute each block again in the backward pass: less memory, same result
     adapter: Adapter | None = None  # None: all weights learn

@@ -143,5 +143,6 @@ def rollout_engine(
         slots=min(options.slots, share * options.group),
         max_length=questions.longest + options.max_new_tokens,
         record_experts=options.replay_experts,
+        bfloat16=options.dtype == "bfloat16",
     )
     return SharedEngine(engine)

@@ -227,6 +227,8 @@ void attend(int64_t L, int64_t shared, int64_t d, int64_t e, float scale, int64_
             const float* v, float* out) {
     const int64_t ld = round_up(L);
     float* p = scratch(shared * ld);
+    fetch(k, L * place);
+    if (v != k) fetch(v, L * place);
     int64_t first = 0;
     for (; first + 4 <= shared; first += 4) score_blocks<4>(L, d, scale, place, query + first * d, k, p + first * ld, ld);
     for (; first < shared; ++first) score_blocks<1>(L, d, scale, place, query + first * d, k, p + first * ld, ld);

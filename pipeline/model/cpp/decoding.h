@@ -4,7 +4,8 @@
 // than what it computes. Tokens stand side by side, a column each, in matrices (numbers, ld): matrices of weights are
 // then broadcast as they lie in memory, and norms, rotations and activations work on a vector of tokens at a time. A
 // thread owns some of the columns from the embedding to the logits; all meet for the experts alone. A token's sums do not
-// depend on what stands beside it, so its bits are the same in any company.
+// depend on what stands beside it, so its bits are the same in any company. In bfloat16 (`Pairs`) are the products that are
+// so in training: the router's, attention's over the cache and the logits are not.
 // Shapes: B rows, T = B tokens, d query width of which R turn, e value width, C width of a latent, P = R / 2 pairs.
 
 #pragma once
@@ -66,11 +67,15 @@ inline void each(const Columns& own, int64_t rows, F f) {
         for (int64_t c = 0; c < own.width; c += W) f(r, r * own.ld + own.first + c);
 }
 
+template <typename Term>
 void product(const Columns& own, const Product& p, const float* in, float* out, bool add) {
     if (p.bias != nullptr) each(own, p.out, [&](int64_t r, int64_t at) {
         store(out + at, (add ? load(out + at) : Vec{}) + p.bias[r]);
     });
-    gemm(p.out, own.width, p.in, p.weight, p.in, 1, own.of(in), own.ld, own.of(out), own.ld, add || p.bias != nullptr);
+    const Operand a = Term::template along<FIRST>(p.out, p.in, p.weight, p.in);
+    const Operand b = Term::template across<SECOND>(p.in, own.width, own.of(in), own.ld);
+    gemm<Term>(p.out, own.width, Term::count(p.in), a.terms, a.step, 1, b.terms, b.step, own.of(out), own.ld,
+                      add || p.bias != nullptr);
 }
 
 void norm(const Columns& own, const Norm& n, const float* in, float* out) {
@@ -135,18 +140,19 @@ struct Space {
     int64_t *order, *slots, *starts;                 // as `plan` leaves them
 };
 
+template <typename Term>
 void latent_attention(const Columns& own, const Decoder& of, const Layer& layer, const int64_t* lengths, const Space& s) {
     const int64_t plain = of.d - of.R, C = of.C, cached = C + of.R, ld = own.ld;
     float *query = s.a, *latent = s.b;
     if (layer.query_down.out > 0) {
-        product(own, layer.query_down, s.normed, s.b, false);
+        product<Term>(own, layer.query_down, s.normed, s.b, false);
         norm(own, layer.query_norm, s.b, s.b);
-        product(own, layer.query, s.b, query, false);
+        product<Term>(own, layer.query, s.b, query, false);
     } else {
-        product(own, layer.query, s.normed, query, false);
+        product<Term>(own, layer.query, s.normed, query, false);
     }
     rotate(own, of, of.H, of.d, s.cos, s.sin, query);
-    product(own, layer.key, s.normed, latent, false);
+    product<Term>(own, layer.key, s.normed, latent, false);
     norm(own, layer.key_norm, latent, latent);
     rotate(own, of, 1, cached, s.cos, s.sin, latent);
     to_rows(own, cached, latent, s.rows_a);
@@ -164,14 +170,15 @@ void latent_attention(const Columns& own, const Decoder& of, const Layer& layer,
         const float* up_value = layer.value.weight + (h * (plain + of.e) + plain) * C;  // (e, C)
         gemm(of.e, own.width, C, up_value, C, 1, own.of(s.c + h * C * ld), ld, own.of(s.a + h * of.e * ld), ld, false);
     }
-    product(own, layer.output, s.a, s.x, true);
+    product<Term>(own, layer.output, s.a, s.x, true);
 }
 
+template <typename Term>
 void grouped_attention(const Columns& own, const Decoder& of, const Layer& layer, const int64_t* lengths, const Space& s) {
     float *query = s.a, *key = s.b, *value = s.c;
-    product(own, layer.query, s.normed, query, false);
-    product(own, layer.key, s.normed, key, false);
-    product(own, layer.value, s.normed, value, false);
+    product<Term>(own, layer.query, s.normed, query, false);
+    product<Term>(own, layer.key, s.normed, key, false);
+    product<Term>(own, layer.value, s.normed, value, false);
     const auto turned = [&](int64_t heads, const Norm& of_head, float* x) {
         for (int64_t h = 0; h < heads && of_head.size > 0; ++h) norm(own, of_head, x + h * of.d * own.ld, x + h * of.d * own.ld);
         rotate(own, of, heads, of.d, s.cos, s.sin, x);
@@ -185,20 +192,21 @@ void grouped_attention(const Columns& own, const Decoder& of, const Layer& layer
     to_rows(own, of.H * of.d, query, s.rows_a);
     recall(own, of, of.G, of.d, of.e, lengths, s.rows_a, layer.keys, layer.values, s.rows_b);
     to_columns(own, of.H * of.e, s.rows_b, s.a);
-    product(own, layer.output, s.a, s.x, true);
+    product<Term>(own, layer.output, s.a, s.x, true);
 }
 
+template <typename Term>
 void feed_forward(const Columns& own, const Layer& layer, const Space& s) {
     const int64_t I = layer.down.in;
-    product(own, layer.gate_up, s.normed, s.a, false);
+    product<Term>(own, layer.gate_up, s.normed, s.a, false);
     each(own, I, [&](int64_t, int64_t at) { store(s.a + at, swiglu(load(s.a + at), load(s.a + I * own.ld + at))); });
-    product(own, layer.down, s.a, s.x, true);
+    product<Term>(own, layer.down, s.a, s.x, true);
 }
 
 // Scores (E, ld), each token's choice and its weights, and the tokens as rows for the experts.
 void route(const Columns& own, const Decoder& of, const Layer& layer, const Space& s, int64_t* chosen) {
     const int64_t E = of.E, k = of.k;
-    product(own, layer.router, s.normed, s.a, false);
+    product<Single>(own, layer.router, s.normed, s.a, false);
     if (of.softmax) {
         for (int64_t c = own.first; c < own.first + own.width; c += W) {
             Vec most = load(s.a + c), total{};
@@ -253,7 +261,7 @@ Space space_of(const Decoder& of, int64_t B, int64_t ld) {
     const int64_t choices = B * of.k, whole[] = {of.D, of.D, of.most, of.most, of.most, of.R / 2, of.R / 2};
     int64_t floats = 2 * B * of.most + B * of.D + choices * (of.D + 1), integers = 2 * choices + of.E + 2;
     for (const int64_t rows : whole) floats += rows * ld;
-    float* next = scratch<1>(floats + 2 * integers);
+    float* next = scratch<STEP>(floats + 2 * integers);
     const auto take = [&](int64_t size) { return std::exchange(next, next + size); };
     Space s;
     float** columns[] = {&s.x, &s.normed, &s.a, &s.b, &s.c, &s.cos, &s.sin};
@@ -264,6 +272,50 @@ Space space_of(const Decoder& of, int64_t B, int64_t ld) {
     s.rows_a = take(B * of.most), s.rows_b = take(B * of.most);
     s.expert_input = take(B * of.D), s.weights = take(choices), s.expert_rows = take(choices * of.D);
     return s;
+}
+
+// As `decode`.
+template <typename Term>
+void decode_rows(int threads, const Decoder& of, int64_t B, const int64_t* tokens, const int64_t* lengths, int64_t* chosen,
+                 float* logits) {
+    const int64_t vectors = (B + W - 1) / W, ld = spread(B);
+    const Space space = space_of(of, B, ld);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+        const int64_t first = vectors * me / team * W, width = vectors * (me + 1) / team * W - first;
+        const Columns own = {first, std::min(width, B - first), width, ld};
+        Space s = space;
+        s.rows_a += first * of.most, s.rows_b += first * of.most;
+        int64_t* choice = chosen;
+        if (width > 0) begin(own, of, tokens, lengths, s);
+        for (const Layer* layer = of.layers; layer < of.layers + of.count; ++layer) {
+            const bool sparse = layer->router.out > 0;
+            if (width > 0) {
+                norm(own, layer->before_attention, s.x, s.normed);
+                (of.C > 0 ? latent_attention<Term> : grouped_attention<Term>)(own, of, *layer, lengths, s);
+                norm(own, layer->before_feed_forward, s.x, s.normed);
+                if (sparse) route(own, of, *layer, s, choice);
+                if (layer->gate_up.out > 0) feed_forward<Term>(own, *layer, s);
+            }
+            if (!sparse) continue;
+#pragma omp barrier
+#pragma omp single
+            plan(B * of.k, of.E, choice, s.order, s.slots, s.starts);
+            run_experts<Term>(of.k, of.D, of.I, of.E, s.expert_input, layer->experts_gate_up, layer->experts_down, s.weights, s.order,
+                        s.starts, nullptr, s.expert_rows);
+            if (width > 0) add_choices(own, of, s);
+            choice += B * of.k;
+        }
+        if (width > 0) {
+            norm(own, of.norm, s.x, s.normed);
+            for (int64_t v = 0; v < of.V; v += of.most) {  // as many logits at a time as there is room for
+                const int64_t count = std::min(of.most, of.V - v);
+                product<Single>(own, {of.unembedding.weight + v * of.D, nullptr, count, of.D}, s.normed, s.a, false);
+                transpose(count, own.tokens, [&](int64_t r) { return own.of(s.a) + r * ld; }, logits + first * of.V + v, of.V, false);
+            }
+        }
+    }
 }
 
 }  // namespace
@@ -300,47 +352,10 @@ void draw(int threads, int64_t B, int64_t V, const float* logits, const double* 
 
 // tokens (B,), of which row b is the next after lengths[b] that the cache holds -> logits (B, V) and, of the mixture
 // layers in order, chosen (layers, B, k). The cache takes the token's key and value in.
-void decode(int threads, const Decoder* decoder, int64_t B, const int64_t* tokens, const int64_t* lengths, int64_t* chosen,
-            float* logits) {
-    const Decoder& of = *decoder;
-    const int64_t vectors = (B + W - 1) / W, ld = spread(B);
-    const Space space = space_of(of, B, ld);
-#pragma omp parallel num_threads(threads)
-    {
-        const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        const int64_t first = vectors * me / team * W, width = vectors * (me + 1) / team * W - first;
-        const Columns own = {first, std::min(width, B - first), width, ld};
-        Space s = space;
-        s.rows_a += first * of.most, s.rows_b += first * of.most;
-        int64_t* choice = chosen;
-        if (width > 0) begin(own, of, tokens, lengths, s);
-        for (const Layer* layer = of.layers; layer < of.layers + of.count; ++layer) {
-            const bool sparse = layer->router.out > 0;
-            if (width > 0) {
-                norm(own, layer->before_attention, s.x, s.normed);
-                (of.C > 0 ? latent_attention : grouped_attention)(own, of, *layer, lengths, s);
-                norm(own, layer->before_feed_forward, s.x, s.normed);
-                if (sparse) route(own, of, *layer, s, choice);
-                if (layer->gate_up.out > 0) feed_forward(own, *layer, s);
-            }
-            if (!sparse) continue;
-#pragma omp barrier
-#pragma omp single
-            plan(B * of.k, of.E, choice, s.order, s.slots, s.starts);
-            run_experts(of.k, of.D, of.I, of.E, s.expert_input, layer->experts_gate_up, layer->experts_down, s.weights, s.order,
-                        s.starts, nullptr, s.expert_rows);
-            if (width > 0) add_choices(own, of, s);
-            choice += B * of.k;
-        }
-        if (width > 0) {
-            norm(own, of.norm, s.x, s.normed);
-            for (int64_t v = 0; v < of.V; v += of.most) {  // as many logits at a time as there is room for
-                const int64_t count = std::min(of.most, of.V - v);
-                product(own, {of.unembedding.weight + v * of.D, nullptr, count, of.D}, s.normed, s.a, false);
-                transpose(count, own.tokens, [&](int64_t r) { return own.of(s.a) + r * ld; }, logits + first * of.V + v, of.V, false);
-            }
-        }
-    }
+// Products are of float32, or where `pairs` of bfloat16.
+void decode(int threads, int64_t pairs, const Decoder* decoder, int64_t B, const int64_t* tokens, const int64_t* lengths,
+            int64_t* chosen, float* logits) {
+    (pairs ? decode_rows<Pairs> : decode_rows<Single>)(threads, *decoder, B, tokens, lengths, chosen, logits);
 }
 
 }  // extern "C"

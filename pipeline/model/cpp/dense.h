@@ -4,48 +4,76 @@
 
 #include "matrix.h"
 
-extern "C" {
+namespace {
 
-// y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) and plus `residual` (T, O) where there is one.
-void linear(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias,
-            const float* residual, float* y) {
-    float* turned = scratch(D * O);  // wᵀ, in the memory of the calling thread
+template <typename Term>
+void multiply(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias,
+              const float* residual, float* y) {
+    const int64_t K = Term::count(D);
+    float* turned = scratch(K * O);  // wᵀ, in the memory of the calling thread
 #pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
 #pragma omp for schedule(static)
         for (int64_t o = 0; o < O; o += W)
-            transpose(O - o < W ? O - o : W, D, [&](int64_t r) { return w + (o + r) * D; }, turned + o, O, false);
+            transpose<Term>(O - o < W ? O - o : W, D, [&](int64_t r) { return w + (o + r) * D; }, turned + o, O, false);
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < T; t += BLOCK) {
             const int64_t rows = T - t < BLOCK ? T - t : BLOCK;
             if (residual != nullptr) std::memcpy(y + t * O, residual + t * O, rows * O * sizeof(float));
             for (int64_t r = 0; r < rows && bias != nullptr; ++r)
                 for (int64_t o = 0; o < O; ++o) y[(t + r) * O + o] = bias[o] + (residual != nullptr ? y[(t + r) * O + o] : 0.0f);
-            gemm(rows, O, D, x + t * D, D, 1, turned, O, y + t * O, O, bias != nullptr || residual != nullptr);
+            const Operand a = Term::template along<FIRST>(rows, D, x + t * D, D);
+            gemm<Term>(rows, O, K, a.terms, a.step, 1, turned, O, y + t * O, O, bias != nullptr || residual != nullptr);
         }
     }
 }
 
-// From dy (T, O) to dx (T, D) and dw (O, D); either may be null.
-void linear_backward(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* dy,
-                     float* dx, float* dw) {
+template <typename Term>
+void multiply_backward(int threads, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* dy,
+                       float* dx, float* dw) {
+    const Operand b = dx == nullptr ? Operand{} : Term::template across<FIRST>(O, D, w, D);
 #pragma omp parallel num_threads(team(threads, T * D * O, 1 << 21))
     {
         if (dx != nullptr) {
 #pragma omp for schedule(static) nowait
-            for (int64_t t = 0; t < T; t += BLOCK)
-                gemm(T - t < BLOCK ? T - t : BLOCK, D, O, dy + t * O, O, 1, w, D, dx + t * D, D, false);
+            for (int64_t t = 0; t < T; t += BLOCK) {
+                const int64_t rows = T - t < BLOCK ? T - t : BLOCK;
+                const Operand a = Term::template along<SECOND>(rows, O, dy + t * O, O);
+                gemm<Term>(rows, D, Term::count(O), a.terms, a.step, 1, b.terms, b.step, dx + t * D, D, false);
+            }
         }
         if (dw != nullptr) {
             constexpr int64_t SHARE = 2 * ROWS;  // rows of dw; a static schedule gives each to the same thread every time
             for (int64_t t = 0; t < T; t += LONG) {
                 const int64_t rows = std::min(LONG, T - t);
+                const Operand right = Term::template across<THIRD>(rows, D, x + t * D, D);
 #pragma omp for schedule(static) nowait
-                for (int64_t o = 0; o < O; o += SHARE)
-                    gemm(std::min(SHARE, O - o), D, rows, dy + t * O + o, 1, O, x + t * D, D, dw + o * D, D, t > 0);
+                for (int64_t o = 0; o < O; o += SHARE) {
+                    const int64_t share = std::min(SHARE, O - o);
+                    const Operand left = Term::template across<SECOND>(rows, share, dy + t * O + o, O);
+                    gemm<Term>(share, D, Term::count(rows), left.terms, 1, left.step, right.terms, right.step,
+                                      dw + o * D, D, t > 0);
+                }
             }
         }
     }
+}
+
+}  // namespace
+
+extern "C" {
+
+// y (T, O) = x (T, D) · wᵀ for w (O, D), plus bias (O,) and plus `residual` (T, O) where there is one. The product is one
+// of float32, or where `pairs` of bfloat16.
+void linear(int threads, int64_t pairs, int64_t T, int64_t D, int64_t O, const float* x, const float* w, const float* bias,
+            const float* residual, float* y) {
+    (pairs ? multiply<Pairs> : multiply<Single>)(threads, T, D, O, x, w, bias, residual, y);
+}
+
+// From dy (T, O) to dx (T, D) and dw (O, D); either may be null.
+void linear_backward(int threads, int64_t pairs, int64_t T, int64_t D, int64_t O, const float* x, const float* w,
+                     const float* dy, float* dx, float* dw) {
+    (pairs ? multiply_backward<Pairs> : multiply_backward<Single>)(threads, T, D, O, x, w, dy, dx, dw);
 }
 
 }  // extern "C"

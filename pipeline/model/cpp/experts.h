@@ -95,12 +95,14 @@ void plan(int64_t N, int64_t E, const int64_t* chosen, int64_t* order, int64_t* 
     starts[E + 1] = columns_before(E, starts)[E];
 }
 
-// One matrix (rows, columns) of every expert of a layer, as weights.py describes it: one behind the other at `fused`, or
-// each where `places` says; with `scales`, one for every row, its numbers are bytes, 128 above an int8.
+// One matrix (rows, columns) of every expert of a layer, as dispatch.py describes it: one behind the other at `fused`, or
+// each where `places` says; with `scales`, one for every row, its numbers are bytes, 128 above an int8. `pairs` has them
+// all as terms of products as well, or is null.
 struct Matrices {
     const float* fused;
     const void* const* places;
     const float* const* scales;
+    const float* pairs;
     // The numbers of expert e; bytes are unpacked into `space`.
     const float* of(int64_t e, int64_t rows, int64_t columns, float* space) const {
         if (places == nullptr) return fused + e * rows * columns;
@@ -111,31 +113,105 @@ struct Matrices {
                 space[r * columns + c] = static_cast<float>(from[r * columns + c] - 128) * scales[e][r];
         return space;
     }
+    template <typename Term, int KIND>
+    Operand along(int64_t e, int64_t rows, int64_t columns) const {
+        const int64_t terms = Term::count(columns);
+        if (std::is_same_v<Term, Pairs> && pairs != nullptr) {
+            fetch(pairs + e * rows * terms, rows * terms);
+            return {pairs + e * rows * terms, terms};
+        }
+        float* space = scales != nullptr ? scratch<UNPACKED + KIND>(rows * columns) : nullptr;
+        const float* numbers = of(e, rows, columns, space);
+        fetch(numbers, rows * columns);
+        return Term::template along<KIND>(rows, columns, numbers, columns);
+    }
 };
 
 // rows (N, D), the outputs of sorted choices times their weights; called by all threads of a team.
+template <typename Term>
 void run_experts(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const Matrices& gate_up, const Matrices& down,
                  const float* weights, const int64_t* order, const int64_t* starts, float* saved, float* rows) {
     const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp for schedule(dynamic, 2)
-    for (int64_t e = 0; e < E; ++e)
+    for (int64_t e = 0; e < E; ++e) {
+        if (starts[e] == starts[e + 1]) continue;
+        const Operand up = gate_up.along<Term, FIRST>(e, 2 * I, D), back = down.along<Term, SECOND>(e, D, I);
         for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
             const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
-            const int64_t unpacked = gate_up.scales != nullptr ? 2 * I * D : 0;
-            float* xt = scratch((D + I + D + 2 * I) * ld + unpacked);  // (D, n)
-            float *ht = xt + D * ld, *outt = ht + I * ld, *space = outt + (D + 2 * I) * ld;
+            float* xt = scratch((D + I + D + 2 * I) * ld);  // (D, n)
+            float *ht = xt + D * ld, *outt = ht + I * ld;
             float* gut = saved == nullptr ? outt + D * ld : saved + 2 * I * saved_at;  // (2I, n)
             const int64_t* choice = order + at;
-            transpose(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
-            gemm<true>(2 * I, N, D, gate_up.of(e, 2 * I, D, space), D, 1, xt, ld, gut, ld, false);
+            transpose<Term>(n, D, [&](int64_t r) { return x + choice[r] / k * D; }, xt, ld, true);
+            gemm<Term>(2 * I, N, Term::count(D), up.terms, up.step, 1, xt, ld, gut, ld, false);
             float weight[CHUNK] = {};
             for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
             for (int64_t i = 0; i < I; ++i)
                 for (int64_t r = 0; r < N; r += W)
                     store(ht + i * ld + r, swiglu(load(gut + i * ld + r), load(gut + (I + i) * ld + r)) * load(weight + r));
-            gemm<true>(D, N, I, down.of(e, D, I, space), I, 1, ht, ld, outt, ld, false);
+            const Operand h = Term::template across<THIRD>(I, N, ht, ld);
+            gemm<Term>(D, N, Term::count(I), back.terms, back.step, 1, h.terms, h.step, outt, ld, false);
             transpose(D, n, [&](int64_t r) { return outt + r * ld; }, rows + at * D, D, false);
         }
+    }
+}
+
+// As `experts_backward`, without the sum over each token's choices; called by all threads of a team.
+template <typename Term>
+void run_experts_backward(int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const float* gate_up,
+                          const float* down, const float* weights, const int64_t* order, const int64_t* starts,
+                          const float* saved, float* rows, const float* dout, float* dgate_up, float* ddown,
+                          float* dweights) {
+    const std::vector<int64_t> before = columns_before(E, starts);
+#pragma omp for schedule(dynamic, 2)
+    for (int64_t e = 0; e < E; ++e) {
+        if (starts[e] == starts[e + 1]) {
+            if (dgate_up != nullptr) std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
+            if (ddown != nullptr) std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
+            continue;
+        }
+        fetch(gate_up + e * 2 * I * D, 2 * I * D);
+        fetch(down + e * D * I, D * I);
+        const Operand up = Term::template across<FIRST>(2 * I, D, gate_up + e * 2 * I * D, D);
+        const Operand back = Term::template across<SECOND>(D, I, down + e * D * I, I);
+        for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
+            const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
+            const int64_t terms = Term::count(n);
+            float* dot = scratch((D + 4 * I) * ld + n * I);  // dout of these tokens, (D, n)
+            float *dht = dot + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld, *h = dgut + 2 * I * ld;  // h (n, I)
+            const float* gut = saved + 2 * I * saved_at;
+            const int64_t* choice = order + at;
+            const auto out_of = [&](int64_t r) { return dout + choice[r] / k * D; };
+            transpose<Term>(n, D, out_of, dot, ld, true);
+            gemm<Term>(I, N, Term::count(D), back.terms, 1, back.step, dot, ld, dht, ld, false);
+            float weight[CHUNK] = {}, dweight[CHUNK] = {};
+            for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
+            for (int64_t i = 0; i < I; ++i)
+                for (int64_t r = 0; r < N; r += W) {
+                    const Vec gate = load(gut + i * ld + r), up_part = load(gut + (I + i) * ld + r);
+                    const Vec w = load(weight + r), dh = load(dht + i * ld + r), act = swiglu(gate, up_part);
+                    Vec dgate, dup;
+                    swiglu_backward(gate, up_part, dh * w, dgate, dup);
+                    store(dweight + r, load(dweight + r) + dh * act);
+                    store(ht + i * ld + r, act * w);
+                    store(dgut + i * ld + r, dgate);
+                    store(dgut + (I + i) * ld + r, dup);
+                }
+            for (int64_t r = 0; r < n; ++r) dweights[choice[r]] = dweight[r];
+            if (ddown != nullptr) {
+                transpose<Term>(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
+                const Operand a = Term::template across<THIRD>(n, D, out_of);
+                gemm<Term>(D, I, terms, a.terms, 1, a.step, h, I, ddown + e * D * I, I, at > starts[e]);
+            }
+            if (dgate_up != nullptr) {
+                const Operand a = Term::template along<THIRD>(2 * I, n, dgut, ld);
+                const Operand b = Term::template across<FOURTH>(n, D, [&](int64_t r) { return x + choice[r] / k * D; });
+                gemm<Term>(2 * I, D, terms, a.terms, a.step, 1, b.terms, b.step, dgate_up + e * 2 * I * D, D, at > starts[e]);
+            }
+            const Operand a = Term::template across<THIRD>(2 * I, N, dgut, ld);
+            gemm<Term>(n, D, Term::count(2 * I), a.terms, 1, a.step, up.terms, up.step, rows + at * D, D, false);
+        }
+    }
 }
 
 }  // namespace
@@ -150,62 +226,28 @@ void experts_plan(int /* threads */, int64_t N, int64_t E, const int64_t* chosen
 
 // out (T, D) = base (T, D), or 0 where that is null, + the sum over each token's k experts of weight · down(silu(gate(x)) · up(x)); gate_up (2I, D) and
 // down (D, I) of each expert, weights (T, k). `saved` takes gate and up for the backward pass, 2I rows of
-// starts[E + 1] floats, or is null; `rows` (N, D) is working space.
-void experts(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x, const Matrices* gate_up,
-             const Matrices* down, const float* weights, const int64_t* order, const int64_t* slots, const int64_t* starts,
-             const float* base, float* saved, float* rows, float* out) {
+// starts[E + 1] floats, or is null; `rows` (N, D) is working space. Products are of float32, or where `pairs` of bfloat16.
+void experts(int threads, int64_t pairs, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x,
+             const Matrices* gate_up, const Matrices* down, const float* weights, const int64_t* order, const int64_t* slots,
+             const int64_t* starts, const float* base, float* saved, float* rows, float* out) {
 #pragma omp parallel num_threads(threads)
     {
-        run_experts(k, D, I, E, x, *gate_up, *down, weights, order, starts, saved, rows);
+        const auto run = pairs ? run_experts<Pairs> : run_experts<Single>;
+        run(k, D, I, E, x, *gate_up, *down, weights, order, starts, saved, rows);
         sum_over_choices(T, k, D, rows, slots, base, out);
     }
 }
 
 // From dout (T, D) to dx (T, D), dgate_up, ddown and dweights, shaped as what they are gradients of; 0 for an expert
 // without tokens. dgate_up and ddown may be null where the experts do not learn.
-void experts_backward(int threads, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x,
+void experts_backward(int threads, int64_t pairs, int64_t T, int64_t k, int64_t D, int64_t I, int64_t E, const float* x,
                       const float* gate_up, const float* down, const float* weights, const int64_t* order,
                       const int64_t* slots, const int64_t* starts, const float* saved, float* rows, const float* dout,
                       float* dx, float* dgate_up, float* ddown, float* dweights) {
-    const std::vector<int64_t> before = columns_before(E, starts);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic, 2)
-        for (int64_t e = 0; e < E; ++e) {
-            if (starts[e] == starts[e + 1]) {
-                if (dgate_up != nullptr) std::memset(dgate_up + e * 2 * I * D, 0, 2 * I * D * sizeof(float));
-                if (ddown != nullptr) std::memset(ddown + e * D * I, 0, D * I * sizeof(float));
-            }
-            for (int64_t at = starts[e], saved_at = before[e]; at < starts[e + 1]; at += CHUNK, saved_at += spread(CHUNK)) {
-                const int64_t n = std::min(CHUNK, starts[e + 1] - at), N = round_up(n, W / 2), ld = spread(n);
-                float* dot = scratch((D + 4 * I) * ld + n * (D + I));  // dout of these tokens, (D, n)
-                float *dht = dot + D * ld, *ht = dht + I * ld, *dgut = ht + I * ld;
-                float *xs = dgut + 2 * I * ld, *h = xs + n * D;  // (n, D), (n, I)
-                const float* gut = saved + 2 * I * saved_at;
-                const int64_t* choice = order + at;
-                transpose(n, D, [&](int64_t r) { return dout + choice[r] / k * D; }, dot, ld, true);
-                for (int64_t r = 0; r < n; ++r) std::memcpy(xs + r * D, x + choice[r] / k * D, D * sizeof(float));
-                gemm<true>(I, N, D, down + e * D * I, 1, I, dot, ld, dht, ld, false);
-                float weight[CHUNK] = {}, dweight[CHUNK] = {};
-                for (int64_t r = 0; r < n; ++r) weight[r] = weights[choice[r]];
-                for (int64_t i = 0; i < I; ++i)
-                    for (int64_t r = 0; r < N; r += W) {
-                        const Vec gate = load(gut + i * ld + r), up = load(gut + (I + i) * ld + r);
-                        const Vec w = load(weight + r), dh = load(dht + i * ld + r), act = swiglu(gate, up);
-                        Vec dgate, dup;
-                        swiglu_backward(gate, up, dh * w, dgate, dup);
-                        store(dweight + r, load(dweight + r) + dh * act);
-                        store(ht + i * ld + r, act * w);
-                        store(dgut + i * ld + r, dgate);
-                        store(dgut + (I + i) * ld + r, dup);
-                    }
-                for (int64_t r = 0; r < n; ++r) dweights[choice[r]] = dweight[r];
-                transpose(I, n, [&](int64_t r) { return ht + r * ld; }, h, I, false);
-                if (ddown != nullptr) gemm(D, I, n, dot, ld, 1, h, I, ddown + e * D * I, I, at > starts[e]);
-                if (dgate_up != nullptr) gemm(2 * I, D, n, dgut, ld, 1, xs, D, dgate_up + e * 2 * I * D, D, at > starts[e]);
-                gemm(n, D, 2 * I, dgut, 1, ld, gate_up + e * 2 * I * D, D, rows + at * D, D, false);
-            }
-        }
+        const auto run = pairs ? run_experts_backward<Pairs> : run_experts_backward<Single>;
+        run(k, D, I, E, x, gate_up, down, weights, order, starts, saved, rows, dout, dgate_up, ddown, dweights);
         sum_over_choices(T, k, D, rows, slots, nullptr, dx);
     }
 }

@@ -1,4 +1,5 @@
-// The decoder's hot loops on a CPU, in float32: matrix products, experts, attention, norms, rotations.
+// The decoder's hot loops on a CPU, in float32, where asked for with products of bfloat16: matrix products, experts,
+// attention, norms, rotations.
 //
 // Why own code: at a few hundred hidden dimensions a step is thousands of products of some fifty rows. A library call for
 // each costs more in starting, padding and copying than in computing. Here one call does a whole layer's experts or

@@ -24,9 +24,10 @@ def begun(case: str) -> tuple[Decoder, SlotCache]:
     return decoder(case), cache
 
 
-def native_decoding(model: Decoder, cache: SlotCache) -> NativeDecoding:
-    found = NativeDecoding.of(model, cache)
+def native_decoding(model: Decoder, cache: SlotCache, *, bfloat16: bool = False) -> NativeDecoding:
+    found = NativeDecoding.of(model, cache, bfloat16=bfloat16)
     assert found is not None
+    found.refresh()
     return found
 
 
@@ -56,11 +57,46 @@ def test_two_steps_are_those_of_the_decoder(case: str) -> None:
         lengths = lengths + 1
 
 
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_step_in_bfloat16_is_that_of_the_decoder_under_autocast(case: str) -> None:
+    model, cache = begun(case)
+    other = begun(case)[1]
+    lengths, tokens = torch.tensor(LENGTHS), drawn(len(LENGTHS))
+    logits, experts = native_decoding(model, cache, bfloat16=True).run(tokens, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(tokens, other.begin(lengths, int(lengths.max())), other)
+    expected, wide = model.logits(output.hidden), native_decoding(*begun(case)).run(tokens, lengths)[0]
+    # Rounding moves a few tokens to another expert.
+    same = torch.tensor([True] * len(tokens))
+    for chosen, routing in zip(experts, output.routing, strict=True):
+        same &= (chosen.sort(1).values == routing.experts.sort(1).values).all(1)
+    assert same.float().mean() >= 0.7
+    assert (logits - expected)[same].abs().mean() < 0.02
+    assert not torch.equal(logits, wide)
+
+
+@torch.no_grad()
+def test_in_bfloat16_a_refresh_takes_in_what_has_become_of_the_experts() -> None:
+    model, cache = begun("deepseek-plain")
+    decoding, lengths, tokens = native_decoding(model, cache, bfloat16=True), torch.tensor(LENGTHS), drawn(len(LENGTHS))
+    before = decoding.run(tokens, lengths)[0]
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.mul_(-1.0)
+    decoding.refresh()
+    after = decoding.run(tokens, lengths)[0]
+    assert not torch.equal(after, before)
+    assert torch.equal(after, native_decoding(model, cache, bfloat16=True).run(tokens, lengths)[0])
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("case", ["deepseek-query-latent-groups", "qwen3-moe", "llama-biases-tied"])
 @torch.no_grad()
-def test_the_bits_depend_neither_on_the_company_nor_on_the_threads(case: str) -> None:
+def test_the_bits_depend_neither_on_the_company_nor_on_the_threads(case: str, bfloat16: bool) -> None:
     model, cache = begun(case)
-    decoding, lengths, tokens = native_decoding(model, cache), torch.tensor(LENGTHS), drawn(len(LENGTHS))
+    decoding = native_decoding(model, cache, bfloat16=bfloat16)
+    lengths, tokens = torch.tensor(LENGTHS), drawn(len(LENGTHS))
     whole, experts = decoding.run(tokens, lengths)
     before = torch.get_num_threads()
     for threads, rows in ((1, 20), (2, 20), (3, 20), (2, 16), (2, 5), (1, 1)):

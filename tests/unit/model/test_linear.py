@@ -48,9 +48,36 @@ def test_products_keep_float32_precision():
     assert error < 2e-4  # bfloat16 inside would be off by 0.1
 
 
-def test_autocast_computes_in_bfloat16():
+@pytest.mark.parametrize("rows", [1, 31, 300])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (16, 80), (129, 33), (700, 50)])
+def test_autocast_rounds_what_is_multiplied_to_bfloat16_and_nothing_else(rows: int, inputs: int, outputs: int):
+    x, weight = random(rows, inputs).requires_grad_(), random(outputs, inputs).requires_grad_()
+    bias, residual, gradient = random(outputs), random(rows, outputs), random(rows, outputs) + 1
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(random(300, 8), random(4, 8)).dtype == torch.bfloat16
+        out = linear(x, weight, bias, residual)
+    of_x, of_weight = torch.autograd.grad(out, (x, weight), gradient)
+    rounded = [part.detach().bfloat16().double() for part in (x, weight, gradient)]
+    exact = rounded[0] @ rounded[1].T + bias + residual, rounded[2] @ rounded[1], rounded[2].T @ rounded[0]
+    for mine, reference in zip((out, of_x, of_weight), exact, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine.double(), reference, atol=2e-4, rtol=1e-5)
+
+
+def test_products_in_bfloat16_are_near_to_those_of_torch():
+    x, weight = random(300, 128), random(64, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight).float(), atol=1e-2, rtol=1e-2)
+
+
+def test_bfloat16_keeps_what_is_not_finite():
+    x = random(4, 32)
+    x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, 3e38
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear(x, torch.eye(32))
+    assert out[0].isnan().all()
+    assert out[1, 1] == torch.inf
+    assert out[2, 2] == pytest.approx(3e38, rel=0.01)
+    assert out[3].isfinite().all()
 
 
 def test_without_kernels_torch_computes_the_same(monkeypatch: pytest.MonkeyPatch):

@@ -75,12 +75,14 @@ def test_the_decoder_is_the_same_with_and_without_kernels(case: str, monkeypatch
         torch.testing.assert_close(mine, reference, atol=2e-4, rtol=1e-3)
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_bits_do_not_depend_on_the_number_of_threads(bfloat16: bool) -> None:
     results = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(_hidden_and_gradients("deepseek-query-latent-groups"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            results.append(_hidden_and_gradients("deepseek-query-latent-groups"))
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(mine, reference) for mine, reference in zip(results[0], other, strict=True))
