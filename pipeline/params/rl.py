@@ -52,7 +52,7 @@ class Health(Section):
     max_no_spread: Share = 0.95  # of the groups teach nothing
     solved: Share = 0.95  # share of right answers above which no spread and no entropy are success, not sickness
     max_kl: Positive = 1.0  # nats per token from the reference: past it hardly a text of the old model is left
-    max_gap: Positive = 0.05  # nats per token, mean, engine to trainer; bfloat16 shows 0.003, by autocast 0.02
+    max_gap: Positive = 0.05  # nats per token, mean, engine to trainer; bfloat16 shows 0.003, on a GPU 0.02
     min_entropy: Annotated[float, Field(ge=0)] = 0.01  # nats per token: samples of one prompt come out the same
     min_length: Share = 0.25  # of the start's, while the reward does not rise with it
     max_truncated: Share = 0.5  # of the samples hit the token limit, and more than at the start

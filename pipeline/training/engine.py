@@ -67,8 +67,8 @@ class Engine(Protocol):
 class TorchEngine:
     """Plain torch in one process, on the device that the module lies on.
 
-    Weights, gradients and moments are float32; `dtype = bfloat16` computes matrix products in bfloat16: by autocast, which
-    the kernels of a CPU follow in their own way (`native.in_bfloat16`).
+    Weights, gradients and moments are float32; `dtype = bfloat16` computes matrix products in bfloat16, by autocast,
+    which a CPU's kernels follow in their own way (`native.in_bfloat16`).
     """
 
     def __init__(self, module: nn.Module, options: Optimisation) -> None:

@@ -113,6 +113,7 @@ struct Matrices {
                 space[r * columns + c] = static_cast<float>(from[r * columns + c] - 128) * scales[e][r];
         return space;
     }
+    // The same as the left operand of a product, in the cache.
     template <typename Term, int KIND>
     Operand along(int64_t e, int64_t rows, int64_t columns) const {
         const int64_t terms = Term::count(columns);
