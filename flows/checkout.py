@@ -25,7 +25,7 @@ from dvc.config import Config
 from filelock import FileLock, Timeout
 from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 
 from flows.repository import NETWORK_SECONDS, git
 from pipeline.errors import InputError
@@ -110,12 +110,18 @@ def sweep(project: Path) -> None:
 
 @contextmanager
 def removed_afterwards(folder: Path) -> Iterator[None]:
-    """Remove the folder of a flow run, and leave for the next ones what it has compiled."""
-    project = project_clone()
+    """Remove the folder of a flow run, and leave for the next ones what it has compiled.
+
+    Where the worker stops the run the folder stays for `sweep`: the worker starts one more process in it, for hooks.
+    """
+    project, stopped = project_clone(), False
     try:
         yield
+    except TerminationSignal:
+        stopped = True
+        raise
     finally:
-        if folder.parent == _checkouts(project):
+        if folder.parent == _checkouts(project) and not stopped:
             _share_compiled(folder, project)
             os.chdir(project)
             shutil.rmtree(folder, ignore_errors=True)

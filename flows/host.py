@@ -62,7 +62,8 @@ def taken(count: int, who: str, say: Callable[[str], None], stopped: Callable[[]
                 return
         if time.monotonic() - said >= SAY_AGAIN:
             said = time.monotonic()
-            say(f"waiting for {count} of {', '.join(slots)} of this machine: {'; '.join(_holders(slots))}")
+            what = f"{count} of this machine's GPUs" if devices else "this machine, which has no GPU"
+            say(f"waiting for {what}: {'; '.join(_holders(slots))}")
         time.sleep(POLL)
     yield {}
 

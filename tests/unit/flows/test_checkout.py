@@ -1,10 +1,12 @@
 """The folder of a flow run: exactly one commit, with the clone's cache and settings."""
 
+import signal
 import uuid
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from prefect.exceptions import TerminationSignal
 
 from flows import checkout as module
 from flows.checkout import checkout, removed_afterwards, resolve
@@ -68,6 +70,9 @@ def test_a_flow_run_gets_its_commit_and_the_clone_stays_as_it_is(
         assert repo.config["core"]["remote"] == "secret"
 
     (folder / "pipeline" / "__pycache__" / "kernels-2.so").touch()
+    with pytest.raises(TerminationSignal), removed_afterwards(folder):
+        raise TerminationSignal(signal.SIGTERM)
+    assert folder.exists()  # the worker is not done with it
     with removed_afterwards(folder):
         pass
     assert not folder.exists()
