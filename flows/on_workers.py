@@ -132,7 +132,7 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
 
     Raises StageFailedError.
     """
-    with Commands(root) as dvc:
+    with Commands(root, remote=True) as dvc:
         transfer(dvc, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
     try:
         follow_up(root, outcomes)

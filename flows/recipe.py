@@ -19,7 +19,8 @@ from prefect.futures import PrefectFuture
 from rich.console import Console
 
 from flows import artifacts
-from flows.attempts import RETRY_DELAY, StageFailedError, attempt, may_pass
+from flows.attempts import RETRY_DELAY, StageFailedError, judged, may_pass
+from flows.commands import Pool
 from flows.dag import Dag, read_dag
 from flows.page import publish
 from flows.planning import chosen, plan
@@ -42,13 +43,13 @@ AFTER = {REGISTRATION: register, PLAN: plan}
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=may_pass)
-def run_stage(stage: str, root: Path, timeout: float, beside: int = 0) -> Outcome:
+def run_stage(dvc: Pool, stage: str, root: Path, timeout: float, beside: int = 0) -> Outcome:
     """Bring one stage up to date, in at most `timeout` seconds, while up to `beside` others run.
 
     Raises StageFailedError.
     """
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    outcome = attempt(stage, command, root, timeout, shared(beside + 1) if beside else {})
+    command, variables = ("repro", "--single-item", stage), shared(beside + 1) if beside else {}
+    outcome = judged(stage, root, timeout, lambda: dvc.run(command, timeout, variables))
     artifacts.stage(root, outcome)
     return outcome
 
@@ -97,10 +98,12 @@ def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict
     machine = load_params(root / PARAMS_FILE).machine
     run_task = run_stage.with_options(retries=machine.retries)
 
-    def begin(stage: str, beside: int) -> PrefectFuture[Outcome]:
-        return run_task.submit(stage, root, machine.stage_timeout_hours * 3600, beside)
+    with Pool(root) as dvc:
 
-    run_in_order(dag, stages, outcomes, begin, machine.parallel)
+        def begin(stage: str, beside: int) -> PrefectFuture[Outcome]:
+            return run_task.submit(dvc, stage, root, machine.stage_timeout_hours * 3600, beside)
+
+        run_in_order(dag, stages, outcomes, begin, machine.parallel)
 
 
 def follow_up(root: Path, outcomes: dict[str, Outcome]) -> None:

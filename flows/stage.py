@@ -85,7 +85,7 @@ def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mappin
         choose_remote(root, params.workers.remote)
         place(root, before)
         seconds = params.machine.stage_timeout_hours * 3600
-        with Commands(root) as dvc:
+        with Commands(root, remote=True) as dvc:
             if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
                 transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
             with devices(root, name, params.workers.pool(name), heart) as variables:

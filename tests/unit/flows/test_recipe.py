@@ -1,12 +1,14 @@
 """One stage through DVC, without Prefect's engine: what became of it, and why."""
 
 import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from flows.attempts import StageFailedError, may_pass
+from flows.commands import Pool
 from flows.recipe import run_stage
 from flows.report import Outcome
 from tests.project import FlowProject
@@ -14,13 +16,21 @@ from tests.project import FlowProject
 pytestmark = pytest.mark.slow  # DVC starts anew for every stage
 
 
-def bring_up_to_date(project: FlowProject, stage: str, timeout: float = 60) -> Outcome:
-    return run_stage.fn(stage, project.root, timeout)
+Run = Callable[..., Outcome]
 
 
-def test_a_stage_runs_once_and_is_fresh_afterwards(flow_project: FlowProject) -> None:
-    assert bring_up_to_date(flow_project, "first").state == "ran"
-    assert bring_up_to_date(flow_project, "first") == Outcome("first", "fresh")
+@pytest.fixture
+def bring_up_to_date(flow_project: FlowProject) -> Iterator[Run]:
+    def run(stage: str, timeout: float = 60) -> Outcome:
+        return run_stage.fn(dvc, stage, flow_project.root, timeout)
+
+    with Pool(flow_project.root) as dvc:
+        yield run
+
+
+def test_a_stage_runs_once_and_is_fresh_afterwards(flow_project: FlowProject, bring_up_to_date: Run) -> None:
+    assert bring_up_to_date("first").state == "ran"
+    assert bring_up_to_date("first") == Outcome("first", "fresh")
     assert flow_project.calls() == ["first"]
 
 
@@ -35,11 +45,11 @@ def test_a_stage_runs_once_and_is_fresh_afterwards(flow_project: FlowProject) ->
     ],
 )
 def test_the_reason_comes_from_the_stage_not_from_dvc(
-    flow_project: FlowProject, behaviour: str, exit_code: int, message: str
+    flow_project: FlowProject, bring_up_to_date: Run, behaviour: str, exit_code: int, message: str
 ) -> None:
     flow_project.behave(first=behaviour)
     with pytest.raises(StageFailedError) as failure:
-        bring_up_to_date(flow_project, "first")
+        bring_up_to_date("first")
     assert failure.value.exit_code == exit_code
     assert str(failure.value).startswith(message)
 
@@ -51,12 +61,12 @@ def test_only_what_another_try_may_help_is_tried_again(exit_code: int, again: bo
     assert may_pass(run_stage, task_run, failed) is again
 
 
-def test_a_stage_that_dvc_does_not_start_is_told_apart(flow_project: FlowProject) -> None:
+def test_a_stage_that_dvc_does_not_start_is_told_apart(bring_up_to_date: Run) -> None:
     with pytest.raises(StageFailedError, match="before the stage ran"):
-        bring_up_to_date(flow_project, "last")  # its input is missing
+        bring_up_to_date("last")  # its input is missing
 
 
-def test_a_stage_has_a_time_limit(flow_project: FlowProject) -> None:
+def test_a_stage_has_a_time_limit(flow_project: FlowProject, bring_up_to_date: Run) -> None:
     flow_project.behave(first="hang")
     with pytest.raises(StageFailedError, match=r"not done after 4 s \(machine.stage_timeout_hours\)"):
-        bring_up_to_date(flow_project, "first", timeout=4)
+        bring_up_to_date("first", timeout=4)

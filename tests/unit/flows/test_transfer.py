@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flows import transfer as module
@@ -10,10 +9,7 @@ from flows.attempts import StageFailedError
 from flows.commands import Commands
 from flows.transfer import transfer
 from tests.project import FlowProject
-
-
-def dvc_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "flows.commands" in child.cmdline()[:3]]
+from tests.unit.flows.test_commands import dvc_processes
 
 
 def test_one_process_does_all_and_is_replaced_when_it_is_gone(
@@ -22,7 +18,7 @@ def test_one_process_does_all_and_is_replaced_when_it_is_gone(
     monkeypatch.setattr(module, "DELAY", 0.0)
     settings = f"[core]\n    remote = here\n['remote \"here\"']\n    url = {tmp_path / 'remote'}\n"
     (flow_project.root / ".dvc" / "config.local").write_text(settings)
-    with Commands(flow_project.root) as dvc:
+    with Commands(flow_project.root, remote=True) as dvc:
         transfer(dvc, "first", 60, "push")
         (process,) = dvc_processes()
         transfer(dvc, "first", 60, "push")
