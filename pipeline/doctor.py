@@ -150,8 +150,8 @@ def _dvc_remote(root: Path) -> Check:
         if not name:
             return Check("dvc remote", True, "none: data versions stay on this machine")
         answer = _dvc(root, SERVICE_SECONDS, "ls-url", f"remote://{name}/")
-    except subprocess.TimeoutExpired as error:
-        return Check("dvc remote", False, f"no answer within {error.timeout:.0f} s: dvc {' '.join(error.cmd[3:])}")
+    except subprocess.TimeoutExpired as late:
+        return Check("dvc remote", False, f"no answer within {late.timeout:.0f} s: dvc {' '.join(late.cmd[3:])}")
     empty = "does not exist" in answer.stderr  # how DVC says that nothing was pushed yet
     error = answer.stderr.strip().partition("\n")[0]
     return Check("dvc remote", answer.returncode == 0 or empty, f"{name}: {error or 'answers'}")
