@@ -13,7 +13,7 @@ from flows.recipe import run_stage
 from flows.report import Outcome
 from tests.project import FlowProject
 
-pytestmark = pytest.mark.slow  # DVC starts anew for every stage
+pytestmark = pytest.mark.slow  # a process with DVC starts for every test
 
 
 Run = Callable[..., Outcome]
