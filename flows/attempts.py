@@ -62,19 +62,20 @@ def judged(stage: str, root: Path, timeout: float, call: Callable[[], int]) -> O
     before = read_state(root, stage)
     status = call()
     last = read_state(root, stage)
+    ran = None if last == before else last
     if status == 0:
-        return Outcome(stage, "fresh") if last in (before, None) else Outcome(stage, "ran", last.seconds)
-    exit_code, seconds = EXIT_BUG, 0.0 if last in (before, None) else last.seconds
+        return Outcome(stage, "ran", ran.seconds) if ran else Outcome(stage, "fresh")
+    exit_code, seconds = EXIT_BUG, ran.seconds if ran else 0.0
     if status == TIMED_OUT:
         reason = f"not done after {timeout:.0f} s (machine.stage_timeout_hours)"
     elif status == STOPPED:
         exit_code, reason = STOPPED, "stopped"
-    elif last in (before, None):
+    elif ran is None:
         reason = f"ended with {status} before the stage ran"
-    elif last.exit_code is None:
-        reason = f"killed (process {last.pid})"
-    elif last.exit_code == 0:
+    elif ran.exit_code is None:
+        reason = f"killed (process {ran.pid})"
+    elif ran.exit_code == 0:
         reason = "done, but DVC did not take its outputs"
     else:
-        exit_code, reason = last.exit_code, last.error
+        exit_code, reason = ran.exit_code, ran.error
     raise StageFailedError(stage, exit_code, reason, seconds)

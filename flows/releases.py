@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -13,8 +14,8 @@ from pipeline.tracking import Registered
 def read_registered(root: Path) -> list[Registered]:
     """The versions that the last registration found or made; none where there was no registration."""
     path = registered_file(root)
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [Registered(**{**row, "aliases": tuple(row["aliases"])}) for row in rows]
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [Registered(**row | {"aliases": tuple(row["aliases"])}) for row in rows]
 
 
 def releases_table(root: Path) -> Table:

@@ -69,12 +69,12 @@ def run_stage(stage: str, root: Path) -> None:
         described = Description(stage, work.key, {name: at(values, name) for name in work.params}, data)
         with Tracker(params.tracking, root, described) as tracker:
             job = Job(stage, root, work.key, tracker.log, tracker.table, account, work.deps)
-            if has_curves := job.output(CURVES) in outputs(root, stage):
-                curves = Curves(job.scratch)
+            curves = Curves(job.scratch) if job.output(CURVES) in outputs(root, stage) else None
+            if curves:
                 job = replace(job, log=both(tracker.log, curves.note))
             try:
                 metrics = module.run(params, job)
-                if has_curves:
+                if curves:
                     curves.write(job.output(CURVES))
                 write_json(job.output("metrics.json"), metrics, sort=False)
                 tracker.log({f"final/{name}": value for name, value in metrics.items()}, step=0)

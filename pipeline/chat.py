@@ -35,8 +35,7 @@ def _template() -> jinja2.Template:
         raise ValueError(message)
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = raise_exception
-    return environment.from_string(CHAT_TEMPLATE)
+    return environment.from_string(CHAT_TEMPLATE, globals={"raise_exception": raise_exception})
 
 
 def render(

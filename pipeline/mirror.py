@@ -124,7 +124,7 @@ class Mirror:
         if not self._archive.move(POINTER, manifest, over=pointer):
             return False
         self._copied = manifest
-        if pointer is not None and pointer.before not in (None, manifest, pointer.manifest):
+        if pointer is not None and pointer.before and pointer.before not in (manifest, pointer.manifest):
             with suppress(InputError):  # damaged, or no right to delete: it is left to `r1flow store collect`
                 self._archive.drop(pointer.before, keep=(manifest, pointer.manifest))
         return True

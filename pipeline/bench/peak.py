@@ -29,7 +29,7 @@ def _held(work: Callable[[], object]) -> tuple[int, int]:
     assert profiled.profiler is not None
     results = profiled.profiler.kineto_results
     assert results is not None
-    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
+    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")  # pyrefly: ignore[missing-attribute]
     held = most = 0
     for _, change in changes:
         held += change

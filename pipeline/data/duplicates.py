@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rensa import RMinHash
+from rensa import RMinHash  # pyrefly: ignore[missing-module-attribute]
 
 from pipeline.data.quarantine import Reason
 from pipeline.data.spill import Spill

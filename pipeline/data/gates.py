@@ -247,11 +247,12 @@ def _sections(outcome: "ExpectationSuiteValidationResult") -> list[str]:
     from great_expectations.render.view.view import DefaultJinjaSectionView
 
     for result in outcome.results:
+        counts: Any = result.result["partial_unexpected_counts"]
         result.result["partial_unexpected_counts"] = [
-            {"value": html.escape(str(entry["value"])), "count": entry["count"]}
-            for entry in result.result["partial_unexpected_counts"]
+            {"value": html.escape(str(entry["value"])), "count": entry["count"]} for entry in counts
         ]
-    _overview, *sections = ValidationResultsPageRenderer().render(outcome).to_json_dict()["sections"]
+    page: Any = ValidationResultsPageRenderer().render(outcome).to_json_dict()
+    _overview, *sections = page["sections"]
     view = DefaultJinjaSectionView()
     return [view.render({"section": section, "section_loop": {"index": i}}) for i, section in enumerate(sections)]
 

@@ -108,7 +108,7 @@ def measure_tasks(problems: pl.DataFrame) -> pl.DataFrame:
 def summary(problems: pl.DataFrame, tasks: pl.DataFrame) -> Accepted:
     """The figures of this set that a later one is compared with."""
     mean_prompt_chars = problems["prompt"].str.len_chars().mean()
-    return Accepted(float(mean_prompt_chars or 0), dict(tasks.select("task", "share").iter_rows()))  # type: ignore[arg-type]
+    return Accepted(float(mean_prompt_chars or 0), dict(tasks.select("task", "share").iter_rows()))  # pyrefly: ignore[bad-argument-type]
 
 
 def measure_set(problems: pl.DataFrame) -> pl.DataFrame:

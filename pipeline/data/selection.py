@@ -111,7 +111,8 @@ def _choose(candidates: Sequence[Candidate], indices: Sequence[int], keep: int) 
         best = min(left, key=lambda index: _rank(candidates[index], taken))
         left.remove(best)
         kept.append(best)
-    return drops | dict.fromkeys(left, "surplus")
+    surplus: Drop = "surplus"
+    return drops | dict.fromkeys(left, surplus)
 
 
 def _rank(one: Candidate, taken: Sequence[frozenset[str]]) -> tuple[float, int, float]:

@@ -180,7 +180,7 @@ def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[Raw]:
 
 
 def _hub(source: HubSource, root: Path) -> Iterator[dict[str, Any]]:
-    import datasets  # two seconds, and only this kind of source needs it
+    import datasets.exceptions  # two seconds, and only this kind of source needs it
 
     folder = root / source.dataset
     try:

@@ -161,8 +161,8 @@ def _argument(value: Any) -> Any:
         case Tensor():
             assert value.is_contiguous()
             return strided(value)
-        case float():
-            return ctypes.c_float(value)
         case int():
             return ctypes.c_int64(value)
+        case float():
+            return ctypes.c_float(value)
     return value

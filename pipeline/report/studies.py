@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pipeline.studies.definition import STUDIES, load_study, results_folder
 from pipeline.studies.tables import rows
@@ -36,7 +37,7 @@ def read_studies(root: Path) -> list[Found]:
     return sorted(found, key=lambda study: not study.arms)
 
 
-def pictures(studies: list[Found]) -> dict[str, list[dict[str, object]]]:
+def pictures(studies: list[Found]) -> dict[str, list[dict[str, Any]]]:
     return {study.name: [asdict(arm) for arm in study.arms] for study in studies if study.arms}
 
 

@@ -125,7 +125,8 @@ def _foreign(words: Sequence[str], target: str) -> int:
     """How many of the neighbouring Latin `words` are in another language than `target`."""
     ratios = [_log_ratios(word, target) for word in words]
     return sum(
-        max(map(sum, zip(*ratios[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1], strict=True))) > _EVIDENCE
+        max(sum(near) for near in zip(*ratios[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1], strict=True))
+        > _EVIDENCE
         for place in range(len(ratios))
     )
 

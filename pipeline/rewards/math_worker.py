@@ -140,7 +140,7 @@ def _main() -> None:
     def read(text: str) -> Any:
         text = _THOUSANDS.sub("", text)
         delimited = text if "\\boxed" in text or _DELIMITED.search(text) else f"${text}$"
-        return parse(delimited, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False)
+        return parse(delimited, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False)  # pyrefly: ignore[bad-argument-type]
 
     def reply(question: list[str]) -> Any:
         parsed = [read(text) for text in question]

@@ -192,12 +192,14 @@ class Follower:
 
     async def _loaded(self, version: Version) -> Engine:
         """Fetched, verified, and in a process of its own."""
-        for attempt in range(1, FETCHES + 1):
+        tries = FETCHES
+        while True:
             try:
                 folder = await asyncio.to_thread(fetch, self._aliases, version, self._root)
                 break
             except ConnectionError:
-                if attempt == FETCHES:
+                tries -= 1
+                if not tries:
                     raise
                 await asyncio.sleep(FETCH_SECONDS)
         return await self._service.answering.load(folder)

@@ -39,7 +39,7 @@ def protocol(seconds: float) -> type[H11Protocol]:
     class Protocol(H11Protocol):
         _late: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self._late = self.loop.call_later(seconds, transport.close)
 

@@ -94,7 +94,7 @@ class Workshop:
 
         Raises InputError where the model cannot be left with so many experts.
         """
-        folder, use = self.job.scratch / "variants" / name, source.use
+        folder, use, kept = self.job.scratch / "variants" / name, source.use, None
         if variant.experts is not None:
             mixture = require_prunable(source.load().config.mixture, variant.experts, f"{VARIANTS}.{name}.experts")
             assert known is not None
@@ -102,7 +102,7 @@ class Workshop:
             use = use_of(known, [one.tolist() for one in kept])
         if not folder.is_dir():  # an attempt that was stopped left whole variants only
             model = source.load()
-            if variant.experts is not None:
+            if kept is not None:
                 model = self._recover(name, variant, prune(model, kept))
             with atomic_folder(folder) as temporary:
                 save_model(model, temporary / "model", packed=variant.int8)

@@ -108,7 +108,7 @@ class Archive:
                 self._download(file, temporary / name)
 
     def _download(self, file: File, to: Path) -> None:
-        key = self._key(OBJECTS, file.sha256)
+        key, found = self._key(OBJECTS, file.sha256), ""
         for _ in range(ATTEMPTS):
             self._store.download(key, to)
             if (found := digest(to)) == file.sha256:

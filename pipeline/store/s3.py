@@ -12,15 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 from pipeline.store.interface import Content, Entry
-
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
 
 AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 MAY_PASS = (408, 409, 429)  # of the statuses that blame the client
@@ -50,7 +47,7 @@ class S3Store:
         return self._uri("")
 
     @cached_property
-    def _client(self) -> "BaseClient":
+    def _client(self) -> Any:  # botocore makes its methods from a description of the service
         import boto3
         from botocore.config import Config
 

@@ -7,6 +7,7 @@ would do: for that the seeds' own differences stand beside it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _problems(folder: Path, options: Evaluation) -> pl.DataFrame:
 
 def _asked(
     folder: Path, arm: str, stage: str, problems: pl.DataFrame, options: Evaluation
-) -> tuple[pl.DataFrame, dict[str, float]]:
+) -> tuple[pl.DataFrame, Mapping[str, float]]:
     """An arm's judged samples, kept in its workspace with what they are of, and the size of its model."""
     seed = load_params(folder / PARAMS_FILE).seed
     model = model_folder(folder, stage)

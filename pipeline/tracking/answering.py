@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+from mlflow.pyfunc import PythonModel
 
 COMPLETION = re.compile(r"<think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL)
 
@@ -23,7 +23,7 @@ class Answering(PythonModel):
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
 
     # MLflow reads the model's signature off these types, and allows to leave out what is not used.
-    def predict(self, model_input: list[str]) -> list[dict[str, str]]:  # type: ignore[override]
+    def predict(self, model_input: list[str]) -> list[dict[str, str]]:
         return [self._answer(question) for question in model_input]
 
     def _answer(self, question: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ class _Gated(AdamW):
 
     engine: "DeepSpeedEngine"
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         if self.engine.may_update():
             super().step()
 
@@ -132,7 +132,7 @@ class DeepSpeedEngine:
         assert self._permit is not None
         self._norm = norm
         self._allowed = self._permit(norm) and norm < float("inf")
-        self._optimiser.grad_scale = torch.tensor(max(norm / self._clip, 1.0), device=self._device)  # type: ignore[attr-defined]
+        self._optimiser.grad_scale = torch.tensor(max(norm / self._clip, 1.0), device=self._device)  # pyrefly: ignore[missing-attribute]
 
     def _gradient_norm(self) -> float:
         if self._zero_level:
@@ -206,7 +206,7 @@ class DeepSpeedEngine:
             group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
             return _Home(self._zero.fp32_partitioned_groups_flat[group], offset, start, count)
         if self._zero_level and parameter.requires_grad:
-            fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+            fragment = parameter._hp_mapping  # pyrefly: ignore[missing-attribute]
             if fragment is None:
                 return None
             of_holder, of_parameter = fragment.hp_fragment_address, fragment.lp_fragment_address
@@ -311,7 +311,8 @@ def _deepspeed(device: torch.device) -> Any:
 
     # It calls torch's collectives by names that torch is about to give up.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    deepspeed.ops.__compatible_ops__ = {}  # none of its operators: they would be compiled at first use
+    # None of its operators: they would be compiled at first use.
+    deepspeed.ops.__compatible_ops__ = {}  # pyrefly: ignore[missing-attribute]
     deepspeed.init_distributed(dist_init_required=False)
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed

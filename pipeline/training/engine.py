@@ -95,7 +95,7 @@ class TorchEngine:
                 group["lr"] = learning_rate
             # What the fused update divides gradients by on its way, where it would be used for loss scaling: clipping
             # takes no pass over them of its own.
-            self._optimiser.grad_scale = torch.tensor(max(norm / self._clip, 1.0), device=self._device)  # type: ignore[attr-defined]
+            self._optimiser.grad_scale = torch.tensor(max(norm / self._clip, 1.0), device=self._device)  # pyrefly: ignore[missing-attribute]
             self._optimiser.step()
         self._optimiser.zero_grad()
         return norm

@@ -1,6 +1,7 @@
 """The real recipe, small: twice from scratch, by DVC and by the flow, and what a change makes stale."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from flows.checkout import COMPILED
 from flows.local import environment
 from pipeline.model.checkpoint import load_model
 from pipeline.model.remote import checkpoint_digest
@@ -20,13 +22,17 @@ YAML_FILE = YAML(typ="safe", pure=True)
 
 
 def _clone(folder: Path) -> Path:
-    """The project as it stands in the working tree, as a repository of its own, under the smallest profile."""
+    """The project as it stands in the working tree, as a repository of its own, under the smallest profile.
+
+    Compiled kernels come along, as they do to a worker's checkout.
+    """
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in filter(None, names):
+    compiled = [str(file.relative_to(ROOT)) for file in ROOT.glob(COMPILED)]
+    for name in filter(None, [*names, *compiled]):
         if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
+            shutil.copy2(ROOT / name, folder / name)
     (folder / "params.yaml").write_bytes((ROOT / "infra" / "profiles" / "smoke.yaml").read_bytes())
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     return folder
