@@ -21,7 +21,7 @@ from pipeline.files import write_json
 from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.mirror import mirrored
 from pipeline.params import Distributed, Params, load_params
-from pipeline.process import die_with_parent, exit_on_signals, is_rank, keep_freed_memory, rank, spin_briefly
+from pipeline.process import die_with_parent, end_rank, exit_on_signals, is_rank, keep_freed_memory, rank, spin_briefly
 from pipeline.ranks import first_node, launch, let_the_first_speak, wanted
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
@@ -131,4 +131,7 @@ def settle(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if is_rank():
+        end_rank(status)
+    sys.exit(status)

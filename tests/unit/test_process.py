@@ -49,3 +49,14 @@ def test_a_signal_unwinds_the_stack_and_gives_its_exit_status(number: signal.Sig
     os.kill(process.pid, signal.SIGTERM)  # somebody is impatient
     assert process.stdout.read() == "cleaned up\n"
     assert process.wait() == 128 + number
+
+
+def test_a_rank_ends_with_what_it_has_said_and_without_a_teardown() -> None:
+    program = "import atexit, os; from pipeline.process import end_rank; atexit.register(os.abort)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print('said', end=''); end_rank(3)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (3, "said")

@@ -16,6 +16,7 @@ import torch
 from pipeline import chat, params
 from pipeline.model.tokenizer import character_tokenizer
 from pipeline.params import Distributed
+from pipeline.process import end_rank
 from pipeline.rl import grpo
 from pipeline.rl.health import Health
 from pipeline.rl.rollout import Questions, rollout_engine
@@ -118,3 +119,4 @@ def main(folder: str, *cases: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_rank(0)
