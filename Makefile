@@ -11,9 +11,10 @@ setup: $(READY)
 run: $(READY)
 	r1flow run
 
-# Tests compute on tiny tensors: one thread each and one test process per core is several times faster than the reverse.
+# Tests compute on tiny tensors: one thread each and a test process per core is several times faster than the reverse.
+# They also wait, for servers and for what they have killed: so there are half as many processes again as cores.
 test: $(READY)
-	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile
 
 # The stamp is written last: an interrupted set-up is done again, a finished one costs nothing. Python makes byte code of
 # what is imported, when it is: to make it of everything here takes as long as the rest.

@@ -1,7 +1,4 @@
-"""Several ranks against one process. Ranks are started once for each size of the world, for all its cases.
-
-`python -m tests.unit.training.on_ranks` runs any other case by hand; docs/ranks.md has the whole table.
-"""
+"""Several ranks against one process. Ranks are started once for each size of the world, for all its cases."""
 
 import json
 import math
@@ -22,8 +19,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # the loss of GRPO comes near to 0, where only the absolute difference has a meaning
 PROGRAM = "tests.unit.training.on_ranks"
 RESUMED_AT = 8
-SUPERVISED = ["sft:sparse:0", "sft:sparse:1", "sft:sparse:2", "sft:sparse:3", "sft:sparse:3all"]
-REINFORCED = ["grpo:sparse:1", "grpo:sparse:3"]
+LEVELS = range(4)
+SUPERVISED = [f"sft:sparse:{level}" for level in LEVELS]
+REINFORCED = [f"grpo:sparse:{level}" for level in LEVELS]
+OFFLOADED = ["sft:sparse:3all"]
 ADAPTED = ["sft:adapted:2", "grpo:adapted:1"]
 REFUSED = ["refused:sparse:0", "refused:sparse:2", "refused:sparse:3"]
 Results = dict[str, Any]
@@ -42,7 +41,15 @@ def one(folder: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Results:
-    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *REINFORCED, *ADAPTED, *REFUSED)
+    return ranks.start(PROGRAM, 2, folder, *SUPERVISED, *OFFLOADED, *REINFORCED, *ADAPTED, *REFUSED)
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path, two: Results) -> Results:
+    """They also go on from what two ranks saved: `resumed`."""
+    resumed = f"sft:sparse:2:{middle(folder, 'sft:sparse:3', 'four-sft')}"
+    results = ranks.start(PROGRAM, 4, folder, *SUPERVISED, *REINFORCED, resumed)
+    return {**results, "resumed": results[resumed]}
 
 
 def middle(folder: Path, case: str, name: str) -> Path:
@@ -60,17 +67,25 @@ def assert_same(told: list[dict[str, float]], expected: list[dict[str, float]]) 
             assert math.isclose(value, others[name], rel_tol=RELATIVE, abs_tol=ABSOLUTE), (step, name, figures, others)
 
 
-@pytest.mark.parametrize("case", SUPERVISED)
+@pytest.mark.parametrize("case", [*SUPERVISED, *OFFLOADED])
 def test_two_ranks_train_as_one_process(one: Results, two: Results, case: str) -> None:
     told, weights = two[case]
     assert_same(told, one["sft"][0])
     assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
 
 
+@pytest.mark.parametrize("case", SUPERVISED)
+def test_four_ranks_train_as_one_process(one: Results, four: Results, case: str) -> None:
+    told, weights = four[case]
+    assert_same(told, one["sft"][0])
+    assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("size", ["two", "four"])
 @pytest.mark.parametrize("case", REINFORCED)
-def test_two_ranks_reinforce_as_one_process(one: Results, two: Results, case: str) -> None:
+def test_ranks_reinforce_as_one_process(one: Results, two: Results, four: Results, size: str, case: str) -> None:
     """With two updates a rollout, a reference that is renewed, and the rollout's experts replayed."""
-    told, weights = two[case]
+    told, weights = {"two": two, "four": four}[size][case]
     assert_same(told, one["grpo"][0])
     assert told[-1]["reward"] != told[0]["reward"]
     assert weights == pytest.approx(one["grpo"][1], rel=RELATIVE)
@@ -103,12 +118,15 @@ def test_what_two_ranks_saved_one_process_goes_on_from(folder: Path, one: Result
     assert weights == pytest.approx(one[kind][1], rel=RELATIVE)
 
 
-@pytest.mark.parametrize(("size", "level"), [(3, 3), (4, 2)])
-def test_what_two_ranks_saved_more_ranks_go_on_from(
-    folder: Path, one: Results, two: Results, size: int, level: int
-) -> None:
-    kept = middle(folder, "sft:sparse:3", f"{size}-sft")
-    [(told, weights)] = ranks.start(PROGRAM, size, folder, f"sft:sparse:{level}:{kept}").values()
+def test_what_two_ranks_saved_three_go_on_from(folder: Path, one: Results, two: Results) -> None:
+    kept = middle(folder, "sft:sparse:3", "three-sft")
+    [(told, weights)] = ranks.start(PROGRAM, 3, folder, f"sft:sparse:3:{kept}").values()
+    assert_same(told, one["sft"][0][RESUMED_AT:])
+    assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
+
+
+def test_what_two_ranks_saved_four_go_on_from(one: Results, four: Results) -> None:
+    told, weights = four["resumed"]
     assert_same(told, one["sft"][0][RESUMED_AT:])
     assert weights == pytest.approx(one["sft"][1], rel=RELATIVE)
 
