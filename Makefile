@@ -16,13 +16,12 @@ run: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 pytest --numprocesses $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile
 
-# The stamp is written last: an interrupted set-up is done again, a finished one costs nothing. Python makes byte code of
-# what is imported, when it is: to make it of everything here takes as long as the rest.
+# The stamp is written last: an interrupted set-up is done again, a finished one costs nothing.
 $(READY): pyproject.toml requirements.lock
 	@echo "Setting up .venv: a few minutes the first time, and about 5 GB on a machine with CUDA"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r1flow needs Python 3.11 or newer, not " + sys.version)'
 	@$(PYTHON) -m venv .venv
-	@DS_BUILD_OPS=0 .venv/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock --editable '.[dev]'
+	@DS_BUILD_OPS=0 .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@.venv/bin/python -m flows.prepare
 	@touch $(READY)
 
