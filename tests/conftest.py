@@ -1,6 +1,7 @@
 """Fixtures of several test folders."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from pipeline.tracking import recorder
 from tests.project import FlowProject
 
 spin_briefly()  # before any test imports torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several test processes each takes a file at a time: slow ones first, so that all end at about the same time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def silenced() -> set[str]:
