@@ -15,7 +15,7 @@ spin_briefly()  # before any test imports torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes each takes a file at a time: slow ones first, so that all end at about the same time."""
+    """Of several test processes each takes a file at a time: slow ones first, so that all end at about one time."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
