@@ -36,8 +36,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def machine(folder: Path, store: str | None) -> Path:
-    """A machine's copy of the project, with byte code and kernels, which stay valid."""
-    shutil.copytree(ROOT / "pipeline", folder / "pipeline")
+    """A machine's copy of the project, compiled kernels included; byte code is being written by other tests."""
+    shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("*.pyc*", ".*"))
     shutil.copy(ROOT / "dvc.yaml", folder)
     params = YAML_FILE.load((ROOT / "infra" / "profiles" / "smoke.yaml").read_text())
     params["base"]["train"] |= {"steps": 60, "checkpoint_every": 10}

@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A worker's clone: this code, a registry, no models in it yet."""
     made = Project(tmp_path_factory.mktemp("clone"))
     for part in ("flows", "pipeline"):
-        shutil.copytree(ROOT / part, made.root / part)
+        shutil.copytree(ROOT / part, made.root / part, ignore=shutil.ignore_patterns("*.pyc*", ".*"))
     for file in ("prefect.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / file, made.root / file)
     with (made.root / "params.yaml").open("a") as params:
