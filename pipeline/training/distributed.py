@@ -8,12 +8,13 @@ None of DeepSpeed's own operators is compiled: the optimiser is torch's.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +93,10 @@ class DeepSpeedEngine:
         config = base_config(distributed)
         config["zero_optimization"]["stage"] = distributed.zero
         config |= {key: value for key, value in OURS.items() if value is not None}
-        self._engine, self._zero, *_ = deepspeed.initialize(
-            model=whole, optimizer=self._optimiser, config=config, dist_init_required=False
-        )
+        with _without_compiler():
+            self._engine, self._zero, *_ = deepspeed.initialize(
+                model=whole, optimizer=self._optimiser, config=config, dist_init_required=False
+            )
         bound_waiting()
         if distributed.zero == 3:
             for part in module.modules():
@@ -307,7 +309,8 @@ def _deepspeed(device: torch.device) -> Any:
     os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
     os.environ.setdefault("DS_LOG_LEVEL", "ERROR")
     world()  # has joined the others
-    import deepspeed
+    with _not_installed("mlflow"), _without_compiler():  # MLflow is for its tuner
+        import deepspeed
 
     # It calls torch's collectives by names that torch is about to give up.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
@@ -316,3 +319,35 @@ def _deepspeed(device: torch.device) -> Any:
     deepspeed.init_distributed(dist_init_required=False)
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
+
+
+@contextmanager
+def _not_installed(module: str) -> Iterator[None]:
+    """To import it raises ImportError in this block, unless that was done before."""
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None  # pyrefly: ignore[unsupported-operation]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Functions that are marked for torch's compiler, or as not for it, stay as they are in this block.
+
+    Nothing here is compiled, and to import the compiler for the marks would be a third of the time that a rank takes to
+    start.
+    """
+    marks, mark = (torch.compile, torch.compiler.disable, torch._disable_dynamo), cast(Any, _as_it_is)
+    torch.compile = torch.compiler.disable = torch._disable_dynamo = mark
+    try:
+        yield
+    finally:
+        torch.compile, torch.compiler.disable, torch._disable_dynamo = marks
+
+
+def _as_it_is(function: Any = None, **options: Any) -> Any:
+    return function or _as_it_is
