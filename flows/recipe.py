@@ -28,6 +28,7 @@ from flows.registration import register
 from flows.releases import releases_table
 from flows.report import Outcome, run_table
 from flows.schedule import run_in_order
+from flows.server import own_server
 from flows.supervise import stop_all
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         root = project_root(Path.cwd())
         read_dag(root).until(options.until)  # a mistyped stage is refused before Prefect starts
-        with recorder():
+        with recorder(), own_server():
             recipe(root, options.until)
     except InputError as error:
         print(error, file=sys.stderr)
