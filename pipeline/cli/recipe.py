@@ -39,9 +39,12 @@ def study(
     root = project()
     from flows.study import run_study
     from pipeline.process import exit_on_signals
+    from pipeline.tracking import recorder
 
     exit_on_signals()
-    raise typer.Exit(run_study(root, name))
+    with recorder():  # for the stages of all variants
+        status = run_study(root, name)
+    raise typer.Exit(status)
 
 
 def status() -> None:

@@ -36,7 +36,12 @@ _Manager.register("run", Run, exposed=("open", "send", "keep", "close"))
 
 @contextmanager
 def recorder() -> Iterator[None]:
-    """For this block, a recorder that this process and all that it starts find in the environment."""
+    """For this block, a recorder that this process and all that it starts find in the environment: the one that is
+    there already, or a new one.
+    """
+    if _connected() is not None:
+        yield
+        return
     with tempfile.TemporaryDirectory(prefix="r1flow-") as folder:  # an own one: for this user's eyes only
         before = {name: os.environ.get(name) for name in (ADDRESS, KEY)}
         os.environ |= {ADDRESS: f"{folder}/recorder", KEY: secrets.token_hex()}
