@@ -4,11 +4,16 @@ A machine is taken for dead when the stage's flow run neither ends nor beats (fl
 this process's own clock, so that clocks of machines need not agree; while the server itself does not answer, nobody is.
 The flow run is then marked as crashed, which also tells the stage to stop should it live after all, and the stage goes
 out again, to whichever worker takes it first. It resumes from its last checkpoint where `machine.store` holds them.
+
+A flow run that has done its stage is kept for the next one of its pool, if that can begin now (flows/orders.py). Should
+it be gone by then, the stage goes out as any other.
 """
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +31,10 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from flows.attempts import StageFailedError, may_pass
 from flows.dag import Dag
 from flows.heartbeat import LABEL, UNREACHABLE
+from flows.orders import NONE, Order
 from flows.report import Outcome
 from flows.supervise import STOPPED
-from flows.travel import Record, hear, place, read_lock, write_lock
+from flows.travel import Record, Report, hear, place, read_lock, write_lock
 from pipeline.errors import EXIT_BUG
 from pipeline.params.workers import Workers
 
@@ -59,7 +65,10 @@ class Sender:
     def __init__(self, root: Path, kept: Path, dag: Dag, journey: Journey, stages: tuple[str, ...]) -> None:
         self._root, self._kept, self._dag, self._journey, self._stages = root, kept, dag, journey, stages
         self._records: dict[str, Record] = {}
-        self._live: set[UUID] = set()
+        self._begun: set[str] = set()
+        self._done: set[str] = set()
+        self._live: dict[UUID, list[str]] = {}  # flow runs and their stages so far
+        self._waiting: dict[str, list[UUID]] = defaultdict(list)  # pool → its flow runs that wait for one more stage
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -67,11 +76,11 @@ class Sender:
         """Send a stage until it ends by itself. `attempt` names this try. Raises StageFailedError."""
         logger = get_run_logger()
         for loss in range(LOSSES + 1):
-            run = self._send(stage, f"{attempt}-{loss}")
-            state = self._watch(stage, run)
-            if not state.is_crashed():
-                return self._end(stage, run, state)
-            logger.warning("%s: its machine is lost (%s); it is sent again", stage, state.message)
+            run = self._hand_on(stage) or self._send(stage, f"{attempt}-{loss}")
+            state, report = self._watch(stage, run)
+            if report is not None or not (state.is_crashed() or state.is_completed()):
+                return self._end(stage, run, state, report)
+            logger.warning("%s: its machine is lost (%s); it is sent again", stage, state.message or state.name)
         raise StageFailedError(stage, EXIT_BUG, f"{LOSSES + 1} machines were lost in it", 0.0)
 
     def stop(self) -> None:
@@ -93,13 +102,27 @@ class Sender:
         except UNREACHABLE as error:  # each stage hears of it by its own heartbeat
             get_run_logger().warning("not every stage could be cancelled: %s", error)
 
+    def _hand_on(self, stage: str) -> UUID | None:
+        """Give a stage to a flow run of its pool that waits for one. None where none does."""
+        with self._lock:
+            self._begun.add(stage)
+            pool = self._journey.workers.pool(stage)
+            if not self._waiting[pool] or self._stopping.is_set():
+                return None
+            run = self._waiting[pool].pop()
+            self._live[run].append(stage)
+            with suppress(*UNREACHABLE):  # where it has not heard it ends, which is seen, and the stage is sent again
+                Order(name=stage, records=self._known(stage)).send_to(run)
+                with get_client(sync_client=True) as client:
+                    client.update_flow_run(run, name=", ".join(self._live[run]))
+            self._let_go()
+        return run
+
     def _send(self, stage: str, key: str) -> UUID:
         journey = self._journey
         with self._lock:
             if self._stopping.is_set():
                 raise StageFailedError(stage, STOPPED, "stopped", 0.0)
-            wanted = self._dag.needs[stage] | {stage}  # what an earlier try at it has cost counts too
-            known = {name: asdict(record) for name, record in self._records.items() if name in wanted}
             run = run_deployment(
                 DEPLOYMENT_OF.format(pool=journey.workers.pool(stage)),
                 parameters={
@@ -107,18 +130,24 @@ class Sender:
                     "commit": journey.commit,
                     "recipe": str(journey.recipe),
                     "overrides": dict(journey.overrides),
-                    "records": known,
+                    "records": self._known(stage),
                 },
                 flow_run_name=stage,
                 timeout=0,
                 idempotency_key=f"{journey.recipe}-{stage}-{key}",
             )
             assert isinstance(run, FlowRun)
-            self._live.add(run.id)
+            self._live[run.id] = [stage]
         return run.id
 
-    def _watch(self, stage: str, run: UUID) -> PrefectState:
-        """The state in which the flow run ends, by itself or because nothing is heard of it any more."""
+    def _known(self, stage: str) -> dict[str, Any]:
+        """The records that a stage's machine has to have."""
+        wanted = self._dag.needs[stage] | {stage}  # what an earlier try at it has cost counts too
+        return {name: asdict(record) for name, record in self._records.items() if name in wanted}
+
+    def _watch(self, stage: str, run: UUID) -> tuple[PrefectState, Report | None]:
+        """What a flow run reports of a stage, or the state in which it ended without: by itself or because nothing is
+        heard of it any more."""
         watch = Watch(f"{stage}: no worker of pool {self._journey.workers.pool(stage)} takes it")
         logger = get_run_logger()
         while not self._stopping.is_set():
@@ -126,15 +155,18 @@ class Sender:
                 with get_client(sync_client=True) as client:
                     while not self._stopping.wait(POLL):
                         flow_run = client.read_flow_run(run)
-                        assert flow_run.state is not None
-                        if flow_run.state.is_final():
-                            self._live.discard(run)
-                            return flow_run.state
+                        state = flow_run.state
+                        assert state is not None
+                        report = None if state.is_scheduled() or state.is_pending() else hear(client, run, stage)
+                        if state.is_final():
+                            self._live.pop(run, None)
+                        if report is not None or state.is_final():
+                            return state, report
                         if silence := watch.look(flow_run):
-                            if flow_run.state.is_scheduled():
+                            if state.is_scheduled():
                                 logger.warning(silence)
                                 continue
-                            over = Cancelled if flow_run.state.is_cancelling() else Crashed
+                            over = Cancelled if state.is_cancelling() else Crashed
                             client.set_flow_run_state(run, over(message=silence), force=True)
             except UNREACHABLE as error:
                 logger.warning("%s: Prefect's server does not answer: %s", stage, error)
@@ -142,22 +174,38 @@ class Sender:
                 self._stopping.wait(POLL)
         raise StageFailedError(stage, STOPPED, "stopped", 0.0)
 
-    def _end(self, stage: str, run: UUID, state: PrefectState) -> Outcome:
+    def _end(self, stage: str, run: UUID, state: PrefectState, report: Report | None) -> Outcome:
         """How a stage came out that was not lost. Raises StageFailedError."""
-        with get_client(sync_client=True) as client:
-            report = hear(client, run)
-        if state.is_cancelled():
-            raise StageFailedError(stage, STOPPED, "cancelled", 0.0)
         if report is None:
+            if state.is_cancelled():
+                raise StageFailedError(stage, STOPPED, "cancelled", 0.0)
             raise StageFailedError(stage, EXIT_BUG, f"{state.name}: {state.message}", 0.0)
         with self._lock:
             self._records[stage] = report.record
             in_order = {name: self._records[name] for name in self._stages if name in self._records}
             place(self._root, in_order)
             write_lock(self._kept, read_lock(self._root))
-        if not state.is_completed():
-            raise StageFailedError(stage, report.exit_code, report.reason, report.outcome.seconds)
+            if report.exit_code != 0:
+                raise StageFailedError(stage, report.exit_code, report.reason, report.outcome.seconds)
+            self._done.add(stage)
+            if not state.is_final():
+                self._waiting[self._journey.workers.pool(stage)].append(run)
+            self._let_go()
         return report.outcome
+
+    def _let_go(self) -> None:
+        """End flow runs that wait for more stages than can begin."""
+        for pool, runs in self._waiting.items():
+            ready = [
+                stage
+                for stage in self._stages
+                if stage not in self._begun
+                and self._dag.needs[stage] <= self._done
+                and self._journey.workers.pool(stage) == pool
+            ]
+            while len(runs) > len(ready):
+                with suppress(*UNREACHABLE):  # it then ends by itself, later
+                    NONE.send_to(runs.pop(0))
 
 
 class Watch:

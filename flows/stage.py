@@ -1,9 +1,10 @@
-"""One stage on a worker's machine: the flow that flows/on_workers.py sends to a pool.
+"""A stage on a worker's machine: the flow that flows/on_workers.py sends to a pool.
 
 It is deployed once for each pool, under the pool's name: `stage/cpu` in the work pool `cpu`, `stage/gpu` in `gpu`.
 The pull step (flows/checkout.py) has made a clean folder of the commit. Here DVC brings what the stage reads, runs it
 under a supervisor or takes its outputs from the run cache of the remote, and pushes both. What comes back is a report
-(flows/travel.py); a stage that failed says with which exit code, and is tried again, or not, by who sent it.
+(flows/travel.py); a stage that failed says with which exit code, and is tried again, or not, by who sent it. After a
+stage that went well there may come another one (flows/orders.py), in the same folder.
 
 In a pool with GPUs (any but `cpu`) a stage takes first a GPU of its machine (flows/host.py), then a slot of the global
 concurrency limit that has the pool's name, which has to exist: `prefect gcl create gpu --limit NUMBER`.
@@ -11,6 +12,7 @@ concurrency limit that has the pool's name, which has to exist: `prefect gcl cre
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,13 +30,15 @@ from flows.checkout import removed_afterwards
 from flows.commands import Commands
 from flows.heartbeat import Heart, beating
 from flows.host import taken
+from flows.orders import Order, orders
+from flows.report import Outcome
 from flows.supervise import STOPPED, silent_without_parent
 from flows.transfer import transfer
 from flows.travel import Record, Report, outputs_read, override, place, read_record, tell
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, at, read_stages, read_yaml, require_stage
 from pipeline.params import load_params
-from pipeline.params.workers import CPU
+from pipeline.params.workers import CPU, Workers
 from pipeline.process import die_with_parent
 
 LEASE = 120.0  # seconds after which Prefect frees the slot of a machine that is gone
@@ -48,53 +52,74 @@ def stage(
     overrides: dict[str, Any] | None = None,
     records: dict[str, Any] | None = None,
 ) -> State | None:
-    """Bring one stage up to date and push its outputs.
+    """Bring a stage up to date and push its outputs, then those that this machine is given next.
 
     `commit` is what the pull step has checked out; `recipe` is the flow run that sends the stage, whose end by
     cancelling ends it too; `overrides` go into params.yaml; `records` are those of the stages before it. Raises
     StageFailedError.
     """
     die_with_parent()  # a worker that is killed takes its stages along, and they are sent to another one
-    root, logger = Path.cwd(), get_run_logger()
-    before = {other: Record(**record) for other, record in (records or {}).items()}
-    own = UUID(str(runtime.flow_run.id))
+    root, own = Path.cwd(), UUID(str(runtime.flow_run.id))
+    first = Order(name=name, records=records or {})
     with removed_afterwards(root), beating(own, UUID(recipe) if recipe else None) as heart:
         try:
             with silent_without_parent():
-                report = run_here(root, name, overrides or {}, before, heart)
+                run_in_turn(root, first, overrides or {}, heart)
         except StageFailedError as error:
-            if heart.stopped:
-                return Cancelled(message=f"stopped: {heart.reason}")
-            if error.exit_code != STOPPED:
-                tell(Report(error.outcome, error.exit_code, error.reason, read_record(root, name, error.outcome)))
-            raise
-        tell(report)
-        artifacts.stage(root, report.outcome)
-        logger.info("%s: %s", name, report.outcome.state)
-    return None
+            if not heart.stopped:
+                if error.exit_code != STOPPED:
+                    record = read_record(root, error.outcome.stage, error.outcome)
+                    tell(Report(error.outcome, error.exit_code, error.reason, record))
+                raise
+    return Cancelled(message=f"stopped: {heart.reason}") if heart.stopped else None
 
 
-def run_here(root: Path, name: str, overrides: Mapping[str, Any], before: Mapping[str, Record], heart: Heart) -> Report:
-    """What the flow does, in the folder of its commit. Raises StageFailedError."""
+def run_in_turn(root: Path, first: Order, overrides: Mapping[str, Any], heart: Heart) -> None:
+    """What the flow does in the folder of its commit: `first`, then what it is told. Raises StageFailedError."""
+    name = first.name
     try:
-        override(root, overrides)
-        params = load_params(root / PARAMS_FILE)
-        if params.workers is None:
-            raise InputError(f"{PARAMS_FILE}: workers: missing: stages travel over the DVC remote that it names")
-        require_stage(root, name)
-        choose_remote(root, params.workers.remote)
-        place(root, before)
-        seconds = params.machine.stage_timeout_hours * 3600
+        workers, seconds = prepare(root, overrides)
         with Commands(root, remote=True) as dvc:
-            if reads := outputs_read(read_stages(root)[name].get("deps", []), before):
-                transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
-            with devices(root, name, params.workers.pool(name), heart) as variables:
-                command = ("repro", "--pull", "--single-item", name)
-                outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, variables))
-            transfer(dvc, name, seconds, "push", "--run-cache", name)
+            here: set[str] = set()  # stages whose outputs are in this folder
+            for order in chain([first], orders()):
+                name = order.name
+                before = {other: Record(**record) for other, record in order.records.items()}
+                place(root, before)
+                elsewhere = {other: record for other, record in before.items() if other not in here}
+                outcome = run_here(root, name, workers.pool(name), seconds, elsewhere, dvc, heart)
+                here.add(name)
+                tell(Report(outcome, 0, "", read_record(root, name, outcome)))
+                artifacts.stage(root, outcome)
+                get_run_logger().info("%s: %s", name, outcome.state)
     except InputError as error:
         raise StageFailedError(name, EXIT_INPUT, str(error), 0.0) from error
-    return Report(outcome, 0, "", read_record(root, name, outcome))
+
+
+def prepare(root: Path, overrides: Mapping[str, Any]) -> tuple[Workers, float]:
+    """Set the folder's params and remote. Returns how stages travel, and a stage's seconds. Raises InputError."""
+    override(root, overrides)
+    params = load_params(root / PARAMS_FILE)
+    if params.workers is None:
+        raise InputError(f"{PARAMS_FILE}: workers: missing: stages travel over the DVC remote that it names")
+    choose_remote(root, params.workers.remote)
+    return params.workers, params.machine.stage_timeout_hours * 3600
+
+
+def run_here(
+    root: Path, name: str, pool: str, seconds: float, elsewhere: Mapping[str, Record], dvc: Commands, heart: Heart
+) -> Outcome:
+    """Bring one stage up to date and push it; what was made `elsewhere` is pulled as far as the stage reads it.
+
+    Raises StageFailedError, InputError.
+    """
+    require_stage(root, name)
+    if reads := outputs_read(read_stages(root)[name].get("deps", []), elsewhere):
+        transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
+    with devices(root, name, pool, heart) as variables:
+        command = ("repro", "--pull", "--single-item", name)
+        outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, variables))
+    transfer(dvc, name, seconds, "push", "--run-cache", name)
+    return outcome
 
 
 def choose_remote(root: Path, remote: str | None) -> None:

@@ -18,6 +18,7 @@ from prefect.artifacts import MarkdownArtifact
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 
+from flows.artifacts import key
 from flows.report import Outcome
 from pipeline.cost import account_file
 from pipeline.errors import InputError
@@ -28,7 +29,7 @@ from pipeline.state import read_state, state_file
 
 LOCK_FILE = "dvc.lock"
 SCHEMA = "2.0"  # of dvc.lock
-REPORT = "stage-report"  # an artifact's key
+REPORT = "stage-report"  # with the stage, an artifact's key
 OPENING, CLOSING = "```json\n", "\n```"
 
 
@@ -120,14 +121,15 @@ def override(root: Path, values: Mapping[str, Any]) -> None:
 
 def tell(report: Report) -> None:
     """Keep the report as an artifact of the present flow run, where a person may read it too."""
-    text = json.dumps(asdict(report), indent=1, ensure_ascii=False)
-    name = f"{report.outcome.stage}: how it came out, for who has sent it"
-    MarkdownArtifact(key=REPORT, markdown=f"{OPENING}{text}{CLOSING}", description=name).create()
+    stage, text = report.outcome.stage, json.dumps(asdict(report), indent=1, ensure_ascii=False)
+    name = f"{stage}: how it came out, for who has sent it"
+    MarkdownArtifact(key=key(REPORT, stage), markdown=f"{OPENING}{text}{CLOSING}", description=name).create()
 
 
-def hear(client: SyncPrefectClient, run: UUID) -> Report | None:
-    """The report of a flow run; None where it did not come to that."""
-    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[REPORT]))
+def hear(client: SyncPrefectClient, run: UUID, stage: str) -> Report | None:
+    """What a flow run has reported of a stage; None where it did not come to that."""
+    of_stage = ArtifactFilterKey(any_=[key(REPORT, stage)])
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=of_stage)
     found = client.read_artifacts(artifact_filter=of_run)
     if not found:
         return None
