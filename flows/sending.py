@@ -65,10 +65,10 @@ class Sender:
     def __init__(self, root: Path, kept: Path, dag: Dag, journey: Journey, stages: tuple[str, ...]) -> None:
         self._root, self._kept, self._dag, self._journey, self._stages = root, kept, dag, journey, stages
         self._records: dict[str, Record] = {}
-        self._begun: set[str] = set()
         self._done: set[str] = set()
+        self._to_begin = set(stages)  # and those whose flow run no worker has taken yet
         self._live: dict[UUID, list[str]] = {}  # flow runs and their stages so far
-        self._waiting: dict[str, list[UUID]] = defaultdict(list)  # pool → its flow runs that wait for one more stage
+        self._free: dict[str, list[UUID]] = defaultdict(list)  # pool → its flow runs that wait for one more stage
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -76,8 +76,8 @@ class Sender:
         """Send a stage until it ends by itself. `attempt` names this try. Raises StageFailedError."""
         logger = get_run_logger()
         for loss in range(LOSSES + 1):
-            run = self._hand_on(stage) or self._send(stage, f"{attempt}-{loss}")
-            state, report = self._watch(stage, run)
+            run = self._begin(stage, f"{attempt}-{loss}")
+            run, state, report = self._watch(stage, run)
             if report is not None or not (state.is_crashed() or state.is_completed()):
                 return self._end(stage, run, state, report)
             logger.warning("%s: its machine is lost (%s); it is sent again", stage, state.message or state.name)
@@ -102,52 +102,52 @@ class Sender:
         except UNREACHABLE as error:  # each stage hears of it by its own heartbeat
             get_run_logger().warning("not every stage could be cancelled: %s", error)
 
-    def _hand_on(self, stage: str) -> UUID | None:
-        """Give a stage to a flow run of its pool that waits for one. None where none does."""
-        with self._lock:
-            self._begun.add(stage)
-            pool = self._journey.workers.pool(stage)
-            if not self._waiting[pool] or self._stopping.is_set():
-                return None
-            run = self._waiting[pool].pop()
-            self._live[run].append(stage)
-            with suppress(*UNREACHABLE):  # where it has not heard it ends, which is seen, and the stage is sent again
-                Order(name=stage, records=self._known(stage)).send_to(run)
-                with get_client(sync_client=True) as client:
-                    client.update_flow_run(run, name=", ".join(self._live[run]))
-            self._let_go()
-        return run
-
-    def _send(self, stage: str, key: str) -> UUID:
-        journey = self._journey
+    def _begin(self, stage: str, key: str) -> UUID:
+        """Give a stage to a flow run of its pool that waits for one, else to one of its own."""
         with self._lock:
             if self._stopping.is_set():
                 raise StageFailedError(stage, STOPPED, "stopped", 0.0)
-            run = run_deployment(
-                DEPLOYMENT_OF.format(pool=journey.workers.pool(stage)),
-                parameters={
-                    "name": stage,
-                    "commit": journey.commit,
-                    "recipe": str(journey.recipe),
-                    "overrides": dict(journey.overrides),
-                    "records": self._known(stage),
-                },
-                flow_run_name=stage,
-                timeout=0,
-                idempotency_key=f"{journey.recipe}-{stage}-{key}",
-            )
-            assert isinstance(run, FlowRun)
-            self._live[run.id] = [stage]
+            return self._hand_on(stage) or self._send(stage, key)
+
+    def _send(self, stage: str, key: str) -> UUID:
+        journey = self._journey
+        run = run_deployment(
+            DEPLOYMENT_OF.format(pool=journey.workers.pool(stage)),
+            parameters={
+                "name": stage,
+                "commit": journey.commit,
+                "recipe": str(journey.recipe),
+                "overrides": dict(journey.overrides),
+                "records": self._known(stage),
+            },
+            flow_run_name=stage,
+            timeout=0,
+            idempotency_key=f"{journey.recipe}-{stage}-{key}",
+        )
+        assert isinstance(run, FlowRun)
+        self._live[run.id] = [stage]
         return run.id
+
+    def _hand_on(self, stage: str) -> UUID | None:
+        free = self._free[self._journey.workers.pool(stage)]
+        if not free:
+            return None
+        run = free.pop()
+        self._live[run].append(stage)
+        self._to_begin.discard(stage)
+        with suppress(*UNREACHABLE):  # where it has not heard it ends, which is seen, and the stage is sent again
+            Order(name=stage, records=self._known(stage)).send_to(run)
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(run, name=", ".join(self._live[run]))
+        return run
 
     def _known(self, stage: str) -> dict[str, Any]:
         """The records that a stage's machine has to have."""
         wanted = self._dag.needs[stage] | {stage}  # what an earlier try at it has cost counts too
         return {name: asdict(record) for name, record in self._records.items() if name in wanted}
 
-    def _watch(self, stage: str, run: UUID) -> tuple[PrefectState, Report | None]:
-        """What a flow run reports of a stage, or the state in which it ended without: by itself or because nothing is
-        heard of it any more."""
+    def _watch(self, stage: str, run: UUID) -> tuple[UUID, PrefectState, Report | None]:
+        """The flow run that has reported of a stage, or has ended without: by itself or because it is silent."""
         watch = Watch(f"{stage}: no worker of pool {self._journey.workers.pool(stage)} takes it")
         logger = get_run_logger()
         while not self._stopping.is_set():
@@ -157,11 +157,15 @@ class Sender:
                         flow_run = client.read_flow_run(run)
                         state = flow_run.state
                         assert state is not None
-                        report = None if state.is_scheduled() or state.is_pending() else hear(client, run, stage)
-                        if state.is_final():
-                            self._live.pop(run, None)
-                        if report is not None or state.is_final():
-                            return state, report
+                        if state.is_scheduled():
+                            run = self._take_back(client, stage, run)
+                        else:
+                            self._is_taken(stage)
+                            report = None if state.is_pending() else hear(client, run, stage)
+                            if state.is_final():
+                                self._live.pop(run, None)
+                            if report is not None or state.is_final():
+                                return run, state, report
                         if silence := watch.look(flow_run):
                             if state.is_scheduled():
                                 logger.warning(silence)
@@ -173,6 +177,22 @@ class Sender:
                 watch.forget()
                 self._stopping.wait(POLL)
         raise StageFailedError(stage, STOPPED, "stopped", 0.0)
+
+    def _take_back(self, client: SyncPrefectClient, stage: str, run: UUID) -> UUID:
+        """A stage that no worker has taken goes to a flow run of its pool that waits for one, if there is one."""
+        with self._lock:
+            other = None if self._stopping.is_set() else self._hand_on(stage)
+            if other is None:
+                return run
+            del self._live[run]
+            with suppress(*UNREACHABLE):  # it is then done twice, with the same result
+                client.set_flow_run_state(run, Cancelled(message=f"{stage} goes to flow run {other}"))
+            return other
+
+    def _is_taken(self, stage: str) -> None:
+        with self._lock:
+            self._to_begin.discard(stage)
+            self._let_go()
 
     def _end(self, stage: str, run: UUID, state: PrefectState, report: Report | None) -> Outcome:
         """How a stage came out that was not lost. Raises StageFailedError."""
@@ -189,23 +209,19 @@ class Sender:
                 raise StageFailedError(stage, report.exit_code, report.reason, report.outcome.seconds)
             self._done.add(stage)
             if not state.is_final():
-                self._waiting[self._journey.workers.pool(stage)].append(run)
+                self._free[self._journey.workers.pool(stage)].append(run)
             self._let_go()
         return report.outcome
 
     def _let_go(self) -> None:
-        """End flow runs that wait for more stages than can begin."""
-        for pool, runs in self._waiting.items():
-            ready = [
-                stage
-                for stage in self._stages
-                if stage not in self._begun
-                and self._dag.needs[stage] <= self._done
-                and self._journey.workers.pool(stage) == pool
-            ]
-            while len(runs) > len(ready):
+        """End flow runs that wait, where more of them do than stages can begin in their pool."""
+        can_begin = [
+            stage for stage in self._stages if stage in self._to_begin and self._dag.needs[stage] <= self._done
+        ]
+        for pool, free in self._free.items():
+            while len(free) > sum(self._journey.workers.pool(stage) == pool for stage in can_begin):
                 with suppress(*UNREACHABLE):  # it then ends by itself, later
-                    NONE.send_to(runs.pop(0))
+                    NONE.send_to(free.pop(0))
 
 
 class Watch:
