@@ -1,4 +1,4 @@
-"""The GPUs of a machine, each for one stage at a time, whoever started it.
+"""The GPUs of a machine, each for one stage at a time, whoever started it; and how many stages share its cores.
 
 Prefect counts what it has sent, and not what runs: two workers on one machine, two servers, or a run that Prefect has
 given up would share a GPU unawares. So a stage takes a GPU by a lock of the machine's own kernel, which is free the
@@ -66,6 +66,28 @@ def taken(count: int, who: str, say: Callable[[str], None], stopped: Callable[[]
             say(f"waiting for {what}: {'; '.join(_holders(slots))}")
         time.sleep(POLL)
     yield {}
+
+
+@contextmanager
+def beside() -> Iterator[int]:
+    """How many stages run on this machine beside the one of the block; more than it has cores are not told apart."""
+    others, mine = 0, None
+    for core in range(os.cpu_count() or 1):
+        lock = FileLock(_folder() / f"core-{core}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            others += 1
+            continue
+        if mine is None:
+            mine = lock
+        else:
+            lock.release()
+    try:
+        yield others
+    finally:
+        if mine is not None:
+            mine.release()
 
 
 def _take_free(held: ExitStack, slots: Sequence[str], count: int, who: str) -> list[str]:

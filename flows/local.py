@@ -27,3 +27,11 @@ def environment(root: Path) -> dict[str, str]:
     home = Path(inherited.get("PREFECT_HOME", root / "runs" / "prefect"))
     home.mkdir(parents=True, exist_ok=True)  # Prefect would not make the folder above
     return {**WITHOUT_SERVER, **inherited, "PREFECT_HOME": str(home)}
+
+
+def shared(others: int) -> dict[str, str]:
+    """Environment of a stage that others run beside: its part of the cores, lines instead of a moving bar."""
+    if not others:
+        return {}
+    cores = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // (others + 1)))
+    return {"OMP_NUM_THREADS": cores, "POLARS_MAX_THREADS": cores, "TTY_COMPATIBLE": "0"}

@@ -8,7 +8,6 @@ Up to `machine.parallel` stages run at a time and share the cores. flows/on_work
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from flows import artifacts
 from flows.attempts import RETRY_DELAY, StageFailedError, judged, may_pass
 from flows.commands import Pool
 from flows.dag import Dag, read_dag
+from flows.local import shared
 from flows.page import publish
 from flows.planning import chosen, plan
 from flows.registration import register
@@ -49,16 +49,10 @@ def run_stage(dvc: Pool, stage: str, root: Path, timeout: float, beside: int = 0
 
     Raises StageFailedError.
     """
-    command, variables = ("repro", "--single-item", stage), shared(beside + 1) if beside else {}
-    outcome = judged(stage, root, timeout, lambda: dvc.run(command, timeout, variables))
+    command = ("repro", "--single-item", stage)
+    outcome = judged(stage, root, timeout, lambda: dvc.run(command, timeout, shared(beside)))
     artifacts.stage(root, outcome)
     return outcome
-
-
-def shared(stages: int) -> dict[str, str]:
-    """Environment of one of `stages` that share the machine: its part of the cores, lines instead of a moving bar."""
-    cores = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // stages))
-    return {"OMP_NUM_THREADS": cores, "POLARS_MAX_THREADS": cores, "TTY_COMPATIBLE": "0"}
 
 
 @flow(name="recipe")

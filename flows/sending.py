@@ -38,7 +38,8 @@ from flows.travel import Record, Report, hear, place, read_lock, write_lock
 from pipeline.errors import EXIT_BUG
 from pipeline.params.workers import Workers
 
-POLL = 0.5  # seconds
+POLL = 0.5  # seconds between two looks at a stage; later a hundredth of the time that it takes already
+LONGEST_POLL = 5.0  # seconds
 SILENCE = 60.0  # seconds without a beat
 PREPARATION = 900.0  # seconds in which a worker has to have made the folder of the commit
 UNCLAIMED = 120.0  # seconds after which it is said that no worker takes a stage
@@ -69,8 +70,8 @@ class Sender:
         self._to_begin = set(stages)  # and those whose flow run no worker has taken yet
         self._live: dict[UUID, list[str]] = {}  # flow runs and their stages so far
         self._free: dict[str, list[UUID]] = defaultdict(list)  # pool → its flow runs that wait for one more stage
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._changed = threading.Condition()  # a flow run has got free, or nothing is to be sent any more
+        self._stopping = False
 
     def bring_up_to_date(self, stage: str, attempt: str) -> Outcome:
         """Send a stage until it ends by itself. `attempt` names this try. Raises StageFailedError."""
@@ -88,8 +89,9 @@ class Sender:
 
         Where it ends for another reason, as its worker is stopped, those go on: the next recipe finds their work.
         """
-        with self._lock:
-            self._stopping.set()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
             live = tuple(self._live)
         if not live:
             return
@@ -104,8 +106,8 @@ class Sender:
 
     def _begin(self, stage: str, key: str) -> UUID:
         """Give a stage to a flow run of its pool that waits for one, else to one of its own."""
-        with self._lock:
-            if self._stopping.is_set():
+        with self._changed:
+            if self._stopping:
                 raise StageFailedError(stage, STOPPED, "stopped", 0.0)
             return self._hand_on(stage) or self._send(stage, key)
 
@@ -149,11 +151,11 @@ class Sender:
     def _watch(self, stage: str, run: UUID) -> tuple[UUID, PrefectState, Report | None]:
         """The flow run that has reported of a stage, or has ended without: by itself or because it is silent."""
         watch = Watch(f"{stage}: no worker of pool {self._journey.workers.pool(stage)} takes it")
-        logger = get_run_logger()
-        while not self._stopping.is_set():
+        logger, begun = get_run_logger(), time.monotonic()
+        while not self._stopping:
             try:
                 with get_client(sync_client=True) as client:
-                    while not self._stopping.wait(POLL):
+                    while not self._pause(min(LONGEST_POLL, max(POLL, (time.monotonic() - begun) / 100))):
                         flow_run = client.read_flow_run(run)
                         state = flow_run.state
                         assert state is not None
@@ -175,13 +177,20 @@ class Sender:
             except UNREACHABLE as error:
                 logger.warning("%s: Prefect's server does not answer: %s", stage, error)
                 watch.forget()
-                self._stopping.wait(POLL)
+                self._pause(POLL)
         raise StageFailedError(stage, STOPPED, "stopped", 0.0)
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait so long, or until something has changed. Returns whether nothing is to be sent any more."""
+        with self._changed:
+            if not self._stopping:
+                self._changed.wait(seconds)
+            return self._stopping
 
     def _take_back(self, client: SyncPrefectClient, stage: str, run: UUID) -> UUID:
         """A stage that no worker has taken goes to a flow run of its pool that waits for one, if there is one."""
-        with self._lock:
-            other = None if self._stopping.is_set() else self._hand_on(stage)
+        with self._changed:
+            other = None if self._stopping else self._hand_on(stage)
             if other is None:
                 return run
             del self._live[run]
@@ -190,7 +199,7 @@ class Sender:
             return other
 
     def _is_taken(self, stage: str) -> None:
-        with self._lock:
+        with self._changed:
             self._to_begin.discard(stage)
             self._let_go()
 
@@ -200,7 +209,7 @@ class Sender:
             if state.is_cancelled():
                 raise StageFailedError(stage, STOPPED, "cancelled", 0.0)
             raise StageFailedError(stage, EXIT_BUG, f"{state.name}: {state.message}", 0.0)
-        with self._lock:
+        with self._changed:
             self._records[stage] = report.record
             in_order = {name: self._records[name] for name in self._stages if name in self._records}
             place(self._root, in_order)
@@ -211,6 +220,7 @@ class Sender:
             if not state.is_final():
                 self._free[self._journey.workers.pool(stage)].append(run)
             self._let_go()
+            self._changed.notify_all()
         return report.outcome
 
     def _let_go(self) -> None:

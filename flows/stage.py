@@ -29,7 +29,8 @@ from flows.attempts import StageFailedError, judged
 from flows.checkout import removed_afterwards
 from flows.commands import Commands
 from flows.heartbeat import Heart, beating
-from flows.host import taken
+from flows.host import beside, taken
+from flows.local import shared
 from flows.orders import Order, orders
 from flows.report import Outcome
 from flows.supervise import STOPPED, silent_without_parent
@@ -115,9 +116,9 @@ def run_here(
     require_stage(root, name)
     if reads := outputs_read(read_stages(root)[name].get("deps", []), elsewhere):
         transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
-    with devices(root, name, pool, heart) as variables:
+    with devices(root, name, pool, heart) as variables, beside() as others:
         command = ("repro", "--pull", "--single-item", name)
-        outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, variables))
+        outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, shared(others) | variables))
     transfer(dvc, name, seconds, "push", "--run-cache", name)
     return outcome
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.host import gpus, taken
+from flows.host import beside, gpus, taken
 from pipeline.errors import InputError
 
 HOLD = """\
@@ -77,6 +77,17 @@ def test_nobody_holds_a_part_of_what_he_needs(monkeypatch: pytest.MonkeyPatch) -
             assert free["CUDA_VISIBLE_DEVICES"] == "1"
     other.kill()
     other.wait()
+
+
+def test_a_stage_knows_how_many_others_run_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    with beside() as none:
+        with beside() as one, beside() as two, beside() as more:
+            assert (none, one, two, more) == (0, 1, 2, 3)
+        with beside() as one:  # whichever of them have ended
+            assert one == 1
+    with beside() as none:
+        assert none == 0
 
 
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

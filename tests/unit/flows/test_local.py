@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.local import environment
+from flows.local import environment, shared
 
 
 def test_everything_of_prefect_lies_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +36,12 @@ def test_python_is_the_one_that_runs_this(tmp_path: Path) -> None:
     found = shutil.which("python", path=environment(tmp_path)["PATH"])
     assert found is not None
     assert Path(found).parent == Path(sys.executable).parent
+
+
+def test_stages_beside_each_other_share_the_cores_unless_the_user_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert shared(0) == {}
+    assert [shared(others)["OMP_NUM_THREADS"] for others in (1, 2, 20)] == ["4", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert shared(1)["OMP_NUM_THREADS"] == "3"
