@@ -34,7 +34,7 @@ from flows.heartbeat import LABEL, UNREACHABLE
 from flows.orders import NONE, Order
 from flows.report import Outcome
 from flows.supervise import STOPPED
-from flows.travel import Record, Report, hear, place, read_lock, write_lock
+from flows.travel import Record, Report, copy_lock, hear, place
 from pipeline.errors import EXIT_BUG
 from pipeline.params.workers import Workers
 
@@ -213,7 +213,7 @@ class Sender:
             self._records[stage] = report.record
             in_order = {name: self._records[name] for name in self._stages if name in self._records}
             place(self._root, in_order)
-            write_lock(self._kept, read_lock(self._root))
+            copy_lock(self._root, self._kept)
             if report.exit_code != 0:
                 raise StageFailedError(stage, report.exit_code, report.reason, report.outcome.seconds)
             self._done.add(stage)

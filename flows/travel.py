@@ -7,13 +7,15 @@ and comes back as an artifact of that run, as results of flow runs are files on 
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dvc.utils.serialize import dump_yaml
+from dvc.exceptions import DvcException
+from dvc.utils.serialize import dump_yaml, load_yaml
 from prefect.artifacts import MarkdownArtifact
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
@@ -56,15 +58,27 @@ class Report:
 
 
 def read_lock(root: Path) -> dict[str, Any]:
-    """Stage → its entry in the project's dvc.lock."""
+    """Stage → its entry in the project's dvc.lock, as DVC reads it. Raises InputError where it cannot."""
     path = root / LOCK_FILE
-    return (read_yaml(path) or {}).get("stages", {}) if path.is_file() else {}
+    try:
+        return (load_yaml(str(path)) or {}).get("stages", {}) if path.is_file() else {}
+    except DvcException as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def write_lock(root: Path, entries: Mapping[str, Any]) -> None:
-    """Write dvc.lock, as DVC does, in one atomic step."""
+    """Write dvc.lock, as DVC does, in one atomic step, unless it says the same already: that takes a while."""
+    if list(read_lock(root).items()) == list(entries.items()):
+        return
     with atomic_file(root / LOCK_FILE) as temporary:
         dump_yaml(str(temporary), {"schema": SCHEMA, "stages": dict(entries)})
+
+
+def copy_lock(root: Path, folder: Path) -> None:
+    """Keep the project's dvc.lock, where it has one by now, in another folder too, in one atomic step."""
+    if (root / LOCK_FILE).is_file():
+        with atomic_file(folder / LOCK_FILE) as temporary:
+            shutil.copyfile(root / LOCK_FILE, temporary)
 
 
 def read_record(root: Path, stage: str, outcome: Outcome) -> Record:

@@ -59,6 +59,12 @@ def test_the_lock_is_in_the_order_of_the_dag_whichever_stage_ends_first(tmp_path
     assert list(read_lock(tmp_path)) == ["first", "aside", "last"]
 
 
+def test_a_lock_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text("stages: {first: [}\n")
+    with pytest.raises(InputError, match=r"dvc\.lock"):
+        read_lock(tmp_path)
+
+
 def test_a_stage_reads_outputs_that_are_or_contain_or_lie_in_its_deps() -> None:
     records = {
         name: Record(
