@@ -10,7 +10,7 @@ In a pool with GPUs (any but `cpu`) a stage takes first a GPU of its machine (fl
 concurrency limit that has the pool's name, which has to exist: `prefect gcl create gpu --limit NUMBER`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -62,10 +62,11 @@ def stage(
     die_with_parent()  # a worker that is killed takes its stages along, and they are sent to another one
     root, own = Path.cwd(), UUID(str(runtime.flow_run.id))
     first = Order(name=name, records=records or {})
+    todo = chain([first], orders()) if recipe else [first]
     with removed_afterwards(root), beating(own, UUID(recipe) if recipe else None) as heart:
         try:
             with silent_without_parent():
-                run_in_turn(root, first, overrides or {}, heart)
+                run_in_turn(root, name, todo, overrides or {}, heart)
         except StageFailedError as error:
             if not heart.stopped:
                 if error.exit_code != STOPPED:
@@ -75,14 +76,13 @@ def stage(
     return Cancelled(message=f"stopped: {heart.reason}") if heart.stopped else None
 
 
-def run_in_turn(root: Path, first: Order, overrides: Mapping[str, Any], heart: Heart) -> None:
-    """What the flow does in the folder of its commit: `first`, then what it is told. Raises StageFailedError."""
-    name = first.name
+def run_in_turn(root: Path, name: str, todo: Iterable[Order], overrides: Mapping[str, Any], heart: Heart) -> None:
+    """What the flow does in the folder of its commit: the stage `name` is the first one. Raises StageFailedError."""
     try:
         workers, seconds = prepare(root, overrides)
         with Commands(root, remote=True) as dvc:
             here: set[str] = set()  # stages whose outputs are in this folder
-            for order in chain([first], orders()):
+            for order in todo:
                 name = order.name
                 before = {other: Record(**record) for other, record in order.records.items()}
                 place(root, before)
