@@ -5,8 +5,8 @@ this process's own clock, so that clocks of machines need not agree; while the s
 The flow run is then marked as crashed, which also tells the stage to stop should it live after all, and the stage goes
 out again, to whichever worker takes it first. It resumes from its last checkpoint where `machine.store` holds them.
 
-A flow run that has done its stage is kept for the next one of its pool, if that can begin now (flows/orders.py). Should
-it be gone by then, the stage goes out as any other.
+A flow run that has done its stage is kept for the next one of its pool, if that can begin now (flows/orders.py) or was
+sent and no worker has taken it. Should it be gone by then, the stage goes out as any other.
 """
 
 import threading
