@@ -14,10 +14,10 @@ run: $(READY)
 	r1flow run
 
 # Tests compute on tiny tensors: one thread each and a test process per core is several times faster than the reverse.
-# They also wait, for servers and for what they have killed: so there are half as many processes again as cores. The
+# They also wait, for servers and for what they have killed: so there are twice as many processes as cores. The
 # order is that of tests/conftest.py: slow files first.
 test: $(READY)
-	OMP_NUM_THREADS=1 pytest --numprocesses $$(python -c 'import os; print(os.cpu_count() * 3 // 2)') --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest --numprocesses $$(python -c 'import os; print(os.cpu_count() * 2)') --dist loadfile --no-loadscope-reorder
 
 # The stamp is written last: an interrupted set-up is done again, a finished one costs nothing. A new pip resolves in a
 # third of the time that the one beside Python 3.11 takes. Byte code is written for what is imported: see flows/prepare.py.
