@@ -180,8 +180,9 @@ def test_two_workers_make_what_dvc_repro_makes(site: Site, client: SyncPrefectCl
     state = site.end(client, recipe)
     assert state.is_completed(), f"{state.message}\n{site.logs()}"
     sent = [run for run in client.read_flow_runs() if run.parameters.get("recipe") == str(recipe)]
-    # What can follow on a stage has the same flow run, until that fails.
-    assert sorted(run.name for run in sent) == ["aside", "first, last", "last"]
+    # The last one goes to a flow run that has just done its stage, until that fails.
+    names = sorted(run.name for run in sent)
+    assert names in (["aside", "first, last", "last"], ["aside, last", "first", "last"])
     calls = site.project.calls()
     assert sorted(calls[:2]) == ["aside", "first"]
     assert calls[2:] == ["last", "last"]
