@@ -19,7 +19,7 @@ from threading import Lock
 from flows.local import environment
 from flows.supervise import GRACE, TIMED_OUT, end_descendants, started, status_of, stop_all
 from pipeline.errors import EXIT_BUG
-from pipeline.process import adopt_orphans
+from pipeline.process import adopt_orphans, importing
 
 HERE, REMOTE = "here", "remote"
 
@@ -112,16 +112,17 @@ class Pool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    from dvc.cli import main as dvc
-    from dvc.cli.parser import get_main_parser
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    with importing():
+        from dvc.cli import main as dvc
+        from dvc.cli.parser import get_main_parser
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
 
+        get_main_parser()  # imports every command
     descriptor, root, where = arguments
     adopt_orphans()
     settings = dict(os.environ)
     with socket.socket(fileno=int(descriptor)) as connection, connection.makefile() as commands:
-        get_main_parser()  # imports every command
         if where == REMOTE:
             with suppress(DvcException), Repo(root) as repo:  # the command itself will say what is wrong
                 _ = repo.cloud.get_remote().fs  # its import takes longest

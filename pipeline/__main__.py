@@ -21,7 +21,16 @@ from pipeline.files import write_json
 from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.mirror import mirrored
 from pipeline.params import Distributed, Params, load_params
-from pipeline.process import die_with_parent, end_rank, exit_on_signals, is_rank, keep_freed_memory, rank, spin_briefly
+from pipeline.process import (
+    die_with_parent,
+    end_rank,
+    exit_on_signals,
+    importing,
+    is_rank,
+    keep_freed_memory,
+    rank,
+    spin_briefly,
+)
 from pipeline.ranks import first_node, launch, let_the_first_speak, wanted
 from pipeline.state import Attempt
 from pipeline.tracking import Description, Tracker
@@ -109,7 +118,8 @@ def follow(stage: str, root: Path) -> None:
 
 
 def _module(stage: str) -> Any:
-    return importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
+    with importing():
+        return importlib.import_module(f"pipeline.stages.{stage.partition(MEMBER)[0]}")
 
 
 def both(first: Log, second: Log) -> Log:

@@ -10,6 +10,7 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.evaluation.models import ORDER, STUDENTS
 from pipeline.params import Params
+from pipeline.process import importing
 from pipeline.running import Running, find_server
 
 KEYS_VARIABLE = "R1FLOW_API_KEYS"
@@ -55,9 +56,10 @@ def ask(question: str, folder: Path, params: Params) -> chat.Completion:
     """The model's completion, sampled as the evaluation does."""
     if any(marker in question for marker in chat.MARKERS):
         raise InputError(f"{question!r}: must not contain any of {' '.join(chat.MARKERS)}")
-    from pipeline.generation.generate import generate
-    from pipeline.model.checkpoint import load_model
-    from pipeline.model.tokenizer import load_tokenizer
+    with importing():
+        from pipeline.generation.generate import generate
+        from pipeline.model.checkpoint import load_model
+        from pipeline.model.tokenizer import load_tokenizer
 
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompt = chat.render_prompt(question)

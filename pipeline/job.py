@@ -10,7 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,9 +152,14 @@ def artifacts(root: Path, stage: str) -> Path:
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file of the project. Raises InputError where it is not valid YAML."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+@lru_cache(maxsize=4)  # a stage asks ten times for the same two files
+def _parsed(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)  # the parser in C crashes where lists nest too deeply
 
 
 def read_stages(root: Path) -> dict[str, Any]:

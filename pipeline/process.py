@@ -1,14 +1,17 @@
-"""What a process asks of its kernel so that nothing outlives the one who started it, how its threads wait and how it
-keeps memory.
+"""What a process asks of its kernel so that nothing outlives the one who started it, how its threads wait, how it keeps
+memory and what it spares itself at its start.
 
 Linux alone knows these requests (prctl(2)); elsewhere they do nothing, and the supervisor in flows/supervise.py does
 what can be done by sending signals.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -99,6 +102,23 @@ def _large_pages(libc: ctypes.CDLL) -> None:
         begin = -(-block // _LARGE_PAGE) * _LARGE_PAGE
         libc.madvise(begin, (end - begin) // _LARGE_PAGE * _LARGE_PAGE, _MADV_HUGEPAGE)  # where there are none, nothing
     libc.free(block)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For a block that imports much: keep the garbage collector away from it, now and later.
+
+    What is imported lives as long as the process. To look through it again and again while more of it came took a fifth
+    of a stage's start, and to look through it a last time at the end as long once more.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def exit_on_signals() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.errors import EXIT_BUDGET, EXIT_BUG, EXIT_GATE, EXIT_HEALTH, EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, RANKS, read_stages
 from pipeline.params import Distributed, Params, load_params
-from pipeline.process import RANK_TIMEOUT
+from pipeline.process import RANK_TIMEOUT, importing
 from pipeline.state import amend
 
 NODE, RENDEZVOUS = "R1FLOW_NODE_RANK", "R1FLOW_RENDEZVOUS"
@@ -45,9 +45,10 @@ def launch(stage: str, root: Path, params: Params) -> int:
     """Run the stage on all ranks of this node. Returns the exit status that says how it ended."""
     where = _rendezvous(params.distributed, os.environ)
     os.environ |= _environment(params)
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with importing():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_ended` says it in one line
     with TemporaryDirectory(prefix="r1flow-torchrun-") as folder:  # of logs that are not redirected to it

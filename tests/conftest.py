@@ -1,5 +1,6 @@
 """Fixtures of several test folders."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from pipeline.tracking import recorder
 from tests.project import FlowProject
 
 spin_briefly()  # before any test imports torch
+gc.disable()  # while the tests are imported, as `importing` of pipeline/process.py does
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

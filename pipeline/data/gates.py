@@ -20,6 +20,7 @@ from pipeline.data.measures import Accepted
 from pipeline.data.rules import Rule
 from pipeline.files import atomic_file
 from pipeline.params import Curation, Gates, RejectionSampling
+from pipeline.process import importing
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
@@ -175,12 +176,13 @@ class _Judged:
 
 
 def _context() -> "AbstractDataContext":
-    import great_expectations
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
+    with importing():
+        import great_expectations
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
     in_memory = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),

@@ -251,7 +251,7 @@ class Engine:
         path = [str(Path(pipeline.__path__[0]).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pipeline.serving.worker", str(theirs.fileno())),
+                *(sys.executable, "-m", "pipeline.serving", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
                 start_new_session=True,

@@ -329,7 +329,3 @@ def main() -> None:
     serve(socket.socket(fileno=int(sys.argv[1])))
     sys.stdout.flush()
     os._exit(0)  # the thread that listens may still wait
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import atomic_file, write_json
 from pipeline.job import project_root
-from pipeline.process import die_with_parent, exit_on_signals, keep_freed_memory, spin_briefly
+from pipeline.process import die_with_parent, exit_on_signals, importing, keep_freed_memory, spin_briefly
 from pipeline.studies.definition import load_study, results_folder
 from pipeline.studies.tables import markdown, terminal
 
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def compare(root: Path, name: str) -> None:
     """Write results.json and results.md, print the table."""
-    from pipeline.studies.compare import results  # torch, after the threads are set
+    with importing():
+        from pipeline.studies.compare import results  # torch, after the threads are set
 
     found = results(root, name, load_study(root, name))
     folder = results_folder(root, name)

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.params import Tracking
+from pipeline.process import importing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,12 +59,14 @@ def store_lock(root: Path, name: str = "lock") -> Iterator[None]:
         yield
 
 
+@cache
 def load() -> None:
     """Import MLflow, which takes seconds, with our settings."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.system_metrics.system_metrics_monitor  # noqa: F401
+    with importing():
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.system_metrics.system_metrics_monitor  # noqa: F401
 
 
 def prepare(root: Path) -> None:

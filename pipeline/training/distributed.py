@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.model.decoder import Block, Decoder
 from pipeline.params import Distributed, Optimisation
+from pipeline.process import importing
 from pipeline.training.engine import Permit, State, always, kept_buffers, random_state, set_random_state
 from pipeline.training.optimiser import AdamW, adamw, gradient_norm
 from pipeline.training.pieces import piece_name
@@ -309,7 +310,7 @@ def _deepspeed(device: torch.device) -> Any:
     os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
     os.environ.setdefault("DS_LOG_LEVEL", "ERROR")
     world()  # has joined the others
-    with _not_installed("mlflow"), _without_compiler():  # MLflow is for its tuner
+    with importing(), _not_installed("mlflow"), _without_compiler():  # MLflow is for its tuner
         import deepspeed
 
     # It calls torch's collectives by names that torch is about to give up.

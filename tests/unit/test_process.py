@@ -1,5 +1,6 @@
 """Requests to the kernel and signals."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 
 import psutil
 import pytest
+
+from pipeline.process import importing
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
@@ -60,3 +63,18 @@ def test_a_rank_ends_with_what_it_has_said_and_without_a_teardown() -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (3, "said")
+
+
+def test_while_much_is_imported_nothing_is_collected_and_afterwards_as_before() -> None:
+    frozen = gc.get_freeze_count()
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
