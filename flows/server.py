@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import IO
 
 from prefect.settings import (
     PREFECT_API_URL,
@@ -22,7 +23,14 @@ from prefect.settings import (
 from pipeline.errors import InputError
 from pipeline.process import die_with_parent
 
-APPLICATION = "prefect.server.api.server:create_app"
+SERVE = """
+import sys
+from pipeline.process import importing
+with importing():
+    import uvicorn
+    from prefect.server.api.server import create_app
+uvicorn.run(create_app, factory=True, fd=int(sys.argv[1]), log_level="error", lifespan="on")
+"""
 SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # as Prefect's
 END_SECONDS = 5.0
 
@@ -35,13 +43,7 @@ def own_server() -> Iterator[None]:
         return
     with socket.create_server(("127.0.0.1", 0)) as listening:  # who asks before it is up waits
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
-        options = ["--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--factory", APPLICATION, *options],
-            env=os.environ | SETTINGS,
-            pass_fds=[listening.fileno()],
-            preexec_fn=die_with_parent,
-        )
+        process = start(listening, os.environ | SETTINGS)
     atexit.register(_end, process)  # not after the block: Prefect's own threads send what they still hold after it
     seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     try:
@@ -50,6 +52,21 @@ def own_server() -> Iterator[None]:
         raise InputError(f"{PREFECT_HOME.value()}: Prefect's server does not start there: {error}") from error
     with temporary_settings({PREFECT_API_URL: url}):
         yield
+
+
+def start(
+    listening: socket.socket, settings: Mapping[str, str], log: IO[str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Prefect's server, which listens there and says to `log` what it has to say. It ends with this process."""
+    descriptor = listening.fileno()
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(descriptor)],
+        env=settings,
+        stdout=log,
+        stderr=log,
+        pass_fds=[descriptor],
+        preexec_fn=die_with_parent,
+    )
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

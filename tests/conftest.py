@@ -1,13 +1,18 @@
 """Fixtures of several test folders."""
 
+import fcntl
 import gc
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flows.prepare import UPGRADE
 from pipeline.process import spin_briefly
 from pipeline.tracking import recorder
 from tests.project import FlowProject
@@ -59,6 +64,22 @@ def flow_project(tmp_path: Path) -> FlowProject:
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's folder for all tests that run the flow: its database is made once, which takes seconds."""
-    return tmp_path_factory.mktemp("prefect")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's database before anything was kept in it, made once for all test processes: it takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    home = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prefect-database"
+    home.mkdir(exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "made").exists():
+            subprocess.run([sys.executable, *UPGRADE], env={**os.environ, "PREFECT_HOME": str(home)}, check=True)
+            (home / "made").touch()
+    return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_home(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's folder for all flows that have a server of their own."""
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, home)
+    return home

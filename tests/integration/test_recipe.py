@@ -67,8 +67,12 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_flow_leaves_the_same_lock_in_another_folder(reproduced: Path, tmp_path: Path) -> None:
+def test_the_flow_leaves_the_same_lock_in_another_folder(
+    reproduced: Path, prefect_database: Path, tmp_path: Path
+) -> None:
     folder = _clone(tmp_path)
+    (folder / "runs" / "prefect").mkdir(parents=True)
+    shutil.copy(prefect_database, folder / "runs" / "prefect")
     result = _run(folder, "flows.recipe")
     assert result.returncode == 0, result.stdout + result.stderr
     assert _locked(folder) == _locked(reproduced)

@@ -1,7 +1,6 @@
 """Stages on other machines: a Prefect server, an S3 server, and two workers in clones of their own, all real."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import boto3
-import httpx
 import psutil
 import pytest
 from moto.server import ThreadedMotoServer
@@ -25,6 +23,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.on_workers import recipe_on_workers
 from flows.stage import stage
 from flows.travel import read_lock
+from tests.integration.prefect_server import PrefectServer
 from tests.project import FlowProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,43 +36,37 @@ PULL = [{"flows.checkout.checkout": {}}]
 class Site:
     """A project, its servers, and the workers that were started."""
 
-    def __init__(self, folder: Path, s3: str) -> None:
-        (folder / "origin").mkdir()
-        self.project = FlowProject(folder / "origin")
-        self.folder, self.api = folder, f"http://127.0.0.1:{free_port()}/api"
+    def __init__(self, folder: Path, database: Path, s3: str) -> None:
+        for name in ("origin", "prefect"):
+            (folder / name).mkdir()
+        self.project, self.folder = FlowProject(folder / "origin"), folder
+        self.server = PrefectServer(folder / "prefect", database)
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            **self.server.environment,
             "AWS_ENDPOINT_URL": s3,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "DO_NOT_TRACK": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PLAYED": str(self.project.root / "played"),
-            "PREFECT_API_URL": self.api,
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *command: str, **variables: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *command],
-                cwd=self.folder,
-                env={**self.environment, **variables},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
     def start_worker(self, name: str, pool: str) -> None:
         """A worker for one flow run at a time in a clone of its own."""
         clone = self.folder / name
         subprocess.run(["git", "clone", "--quiet", self.project.root, clone], check=True)
-        command = ("worker", "start", "--pool", pool, "--name", name, "--limit", "1")
-        self.start(name, *command, R1FLOW_PROJECT=str(clone))
+        command = ["prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=self.folder,
+                env={**self.environment, "R1FLOW_PROJECT": str(clone)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def stop(self) -> None:
         for name, process in self.processes.items():
@@ -81,6 +74,7 @@ class Site:
                 below.kill()
             process.kill()
             process.wait()
+        self.server.stop()
 
     def begin(self, client: SyncPrefectClient, **parameters: object) -> UUID:
         deployment = client.read_deployment_by_name("recipe/recipe")
@@ -91,7 +85,7 @@ class Site:
         return until(lambda: (state := client.read_flow_run(run).state) and state.is_final() and state, self.logs)
 
     def logs(self) -> str:
-        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in self.folder.glob("*.log"))
+        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in self.folder.rglob("*.log"))
 
     def below(self, name: str) -> list[psutil.Process]:
         return psutil.Process(self.processes[name].pid).children(recursive=True)
@@ -106,18 +100,12 @@ def until(look: Callable[[], Any], logs: Callable[[], str]) -> Any:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
-    site = Site(tmp_path_factory.mktemp("site"), f"http://{host}:{port}")
+    site = Site(tmp_path_factory.mktemp("site"), prefect_database, f"http://{host}:{port}")
     try:
         boto3.client(
             "s3",
@@ -142,10 +130,7 @@ def prepare(site: Site) -> None:
         params.write(f"tracking: {{uri: 'sqlite:///{site.folder}/mlflow.db'}}\nworkers: {{remote: team}}\n")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     subprocess.run([*git, "commit", "--quiet", "--all", "--message=workers"], cwd=root, check=True)
-    port = site.api.split(":")[2].split("/")[0]
-    site.start("server", "server", "start", "--host", "127.0.0.1", "--port", port)
-    until(lambda: answers(f"{site.api}/health"), site.logs)
-    with temporary_settings({PREFECT_API_URL: site.api}), get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_API_URL: site.server.url}), get_client(sync_client=True) as client:
         for flow, pool in ((stage, "cpu"), (recipe_on_workers, "recipe")):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
             client.create_deployment(
@@ -160,16 +145,9 @@ def prepare(site: Site) -> None:
         site.start_worker(name, pool)
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.fixture
 def client(site: Site) -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_API_URL: site.api}), get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_API_URL: site.server.url}), get_client(sync_client=True) as client:
         yield client
 
 
