@@ -306,10 +306,18 @@ def _buckets(items: list[Item], sizes: list[int]) -> Iterator[list[Item]]:
 
 
 def _deepspeed(device: torch.device) -> Any:
-    """The library, made to use the device that the module lies on, and quiet."""
+    """The library, made to use the device that the module lies on, once this process has joined the others."""
+    world()
+    deepspeed = imported_deepspeed(device)
+    deepspeed.init_distributed(dist_init_required=False)
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed
+
+
+def imported_deepspeed(device: torch.device) -> Any:
+    """The library, which looks for its device as it is imported."""
     os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
     os.environ.setdefault("DS_LOG_LEVEL", "ERROR")
-    world()  # has joined the others
     with importing(), _not_installed("mlflow"), _without_compiler():  # MLflow is for its tuner
         import deepspeed
 
@@ -317,8 +325,6 @@ def _deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # None of its operators: they would be compiled at first use.
     deepspeed.ops.__compatible_ops__ = {}  # pyrefly: ignore[missing-attribute]
-    deepspeed.init_distributed(dist_init_required=False)
-    deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
 
 

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs on one rank or several: `python -m tests.unit.training.on_ranks FOLDER CASE…`.
+"""What test_distributed.py runs on one rank or several: `main` by tests/ranks.py.
 
 A case is `KIND:MODEL:ZERO`, or with `:FOLDER`, which goes on from the checkpoints there; ZERO may have what is
 offloaded behind it, as `3all`.
@@ -6,7 +6,6 @@ offloaded behind it, as `3all`.
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from pipeline import chat, params
 from pipeline.model.tokenizer import character_tokenizer
 from pipeline.params import Distributed
-from pipeline.process import end_rank
 from pipeline.rl import grpo
 from pipeline.rl.health import Health
 from pipeline.rl.rollout import Questions, rollout_engine
@@ -115,8 +113,3 @@ def main(folder: str, *cases: str) -> None:
     results = {case: run(case, Path(folder)) for case in cases}
     if world().leads:
         (Path(folder) / f"results-{world().size}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-    end_rank(0)
