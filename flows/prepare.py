@@ -18,10 +18,12 @@ COMPILE_KERNELS = ["-c", "from pipeline.model.native import library; library()"]
 # Python writes byte code as it imports. All that is installed would be three times as much.
 IMPORT_ALL = """
 import importlib, pkgutil
-for package in map(importlib.import_module, ("pipeline", "flows")):
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+from pipeline.process import importing
+with importing():
+    for package in map(importlib.import_module, ("pipeline", "flows")):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 """
 
 
