@@ -30,6 +30,7 @@ from flows.report import Outcome, run_table
 from flows.schedule import run_in_order
 from flows.server import own_server
 from flows.supervise import stop_all
+from flows.travel import sort_lock
 from pipeline.errors import EXIT_INPUT, InputError
 from pipeline.job import PARAMS_FILE, project_root
 from pipeline.params import load_params
@@ -99,6 +100,7 @@ def bring_up_to_date(root: Path, dag: Dag, stages: Sequence[str], outcomes: dict
             return run_task.submit(dvc, stage, root, machine.stage_timeout_hours * 3600, beside)
 
         run_in_order(dag, stages, outcomes, begin, machine.parallel)
+    sort_lock(root, dag.order)
 
 
 def follow_up(root: Path, outcomes: dict[str, Outcome]) -> None:

@@ -8,7 +8,7 @@ and comes back as an artifact of that run, as results of flow runs are files on 
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,12 @@ def write_lock(root: Path, entries: Mapping[str, Any]) -> None:
         return
     with atomic_file(root / LOCK_FILE) as temporary:
         dump_yaml(str(temporary), {"schema": SCHEMA, "stages": dict(entries)})
+
+
+def sort_lock(root: Path, order: Sequence[str]) -> None:
+    """Put dvc.lock's entries in this order, whichever stage ended first: so `dvc repro` writes them."""
+    entries = read_lock(root)
+    write_lock(root, {stage: entries[stage] for stage in order if stage in entries} | entries)
 
 
 def copy_lock(root: Path, folder: Path) -> None:

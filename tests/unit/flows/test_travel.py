@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.report import Outcome
-from flows.travel import Record, outputs_read, override, place, read_lock, read_record
+from flows.travel import Record, outputs_read, override, place, read_lock, read_record, sort_lock
 from pipeline.cost import account_file
 from pipeline.errors import InputError
 from pipeline.files import write_json
@@ -57,6 +57,8 @@ def test_the_lock_is_in_the_order_of_the_dag_whichever_stage_ends_first(tmp_path
     place(tmp_path, {stage: done[stage] for stage in ("first", "last")})
     place(tmp_path, done)
     assert list(read_lock(tmp_path)) == ["first", "aside", "last"]
+    sort_lock(tmp_path, ["last", "absent", "first"])
+    assert list(read_lock(tmp_path)) == ["last", "first", "aside"]
 
 
 def test_a_lock_that_is_none_is_named(tmp_path: Path) -> None:
