@@ -11,8 +11,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import EXIT_INPUT
+
+if find_spec("ruamel") is None:  # dvc.yaml says `python`, which is the user's own where `dvc` was called by its path
+    print(f"{sys.executable}: r1flow is not installed in it: `source .venv/bin/activate` first", file=sys.stderr)
+    sys.exit(EXIT_INPUT)
 
 from pipeline.cost import Account
 from pipeline.curves import CURVES, Curves

@@ -224,3 +224,11 @@ def test_a_store_that_cannot_be_used_is_told_where_ranks_would_run(
     assert state.exit_code == 2
     assert state.error in capsys.readouterr().err
     assert "/nowhere: no such folder" in state.error
+
+
+def test_a_python_without_r1flow_is_told(flow_project: FlowProject) -> None:
+    stage = [sys.executable, "-S", "-m", "pipeline", "first"]  # -S: without what is installed
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(stage, cwd=flow_project.root, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"{sys.executable}: r1flow is not installed in it: `source .venv/bin/activate` first\n"
