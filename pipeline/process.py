@@ -111,12 +111,13 @@ def importing() -> Iterator[None]:
     What is imported lives as long as the process. To look through it again and again while more of it came took a fifth
     of a stage's start, and to look through it a last time at the end as long once more.
     """
-    collects = gc.isenabled()
+    collects, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > modules:  # else it would keep garbage alone
+            gc.freeze()
         if collects:
             gc.enable()
 

@@ -65,11 +65,15 @@ def test_a_rank_ends_with_what_it_has_said_and_without_a_teardown() -> None:
     assert (done.returncode, done.stdout) == (3, "said")
 
 
-def test_while_much_is_imported_nothing_is_collected_and_afterwards_as_before() -> None:
+def test_while_much_is_imported_nothing_is_collected_and_afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = gc.get_freeze_count()
     with importing():
         assert not gc.isenabled()
     assert gc.isenabled()
+    assert gc.get_freeze_count() <= frozen, "nothing was imported"
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with importing():
+        import this  # noqa: F401
     assert gc.get_freeze_count() > frozen
     gc.disable()
     try:
