@@ -14,7 +14,8 @@ import jinja2.sandbox
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
 BOS, EOS = "<bos>", "<eos>"
-MARKERS = ("<pad>", BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+MARKERS = ("<pad>", BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", *TAGS)
 """Texts with a meaning in the template: none of them may occur inside a prompt, a thinking or an answer."""
 
 _COMPLETION = re.compile(r"<think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL)
@@ -61,7 +62,8 @@ def render_completion(thinking: str, answer: str, *, eos: str = EOS) -> str:
 def parse_completion(text: str, *, eos: str = EOS) -> Completion:
     """Take a completion apart. Never raises: what does not parse is not well formed and has an empty answer."""
     body = text.removesuffix(eos)
-    match = _COMPLETION.fullmatch(body)
+    once = all(body.count(tag) == 1 for tag in TAGS)  # else the search would try every pair of them
+    match = _COMPLETION.fullmatch(body) if once else None
     if match is None or any(marker in part for part in match.groups() for marker in MARKERS):
         return Completion(thinking=body, answer="", well_formed=False)
     return Completion(match[1], match[2], well_formed=True)

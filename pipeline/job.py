@@ -155,6 +155,8 @@ def read_yaml(path: Path) -> Any:
         return deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply, or holds itself") from None
 
 
 @lru_cache(maxsize=4)  # a stage asks ten times for the same two files

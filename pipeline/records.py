@@ -119,6 +119,11 @@ def is_held_out(prompt: str, seed: int, share: float) -> bool:
     return prompt_hash(normalise(prompt), seed) < share * 2**64
 
 
+def difficulty_name(difficulty: float) -> str:
+    """A level of difficulty in the name of a figure: `2`, `1.5`, `1e06`; MLflow takes no plus sign."""
+    return f"{difficulty:.15g}".replace("+", "")
+
+
 def schema(record: type) -> dict[str, pl.DataType]:
     """Polars schema of a record's table."""
     hints = get_type_hints(record)

@@ -14,9 +14,11 @@ from pipeline.records import Verifier
 from pipeline.rewards.answer import readable
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-_TASK = r"^[A-Za-z0-9_./: -]{1,100}$"  # figures are named after it
+_PART = r"[A-Za-z0-9_:-][A-Za-z0-9_.: -]*"
+_TASK = rf"^{_PART}(?:/{_PART})*$"  # figures are named after it, and MLflow takes the names for paths
+_TASK_CHARS = 100
 _VISIBLE = r"[^\s\p{Cf}]"
-_PLAIN_NUMBER = r"^[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?$"
+_PLAIN_NUMBER = r"^[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,10}|[0-9]{1,30})(?:\.[0-9]{1,30})?$"
 """What every verifier of answers can read, so that only the other gold answers are looked at one by one."""
 
 
@@ -45,7 +47,8 @@ def _unreadable(table: pl.DataFrame, options: Curation) -> pl.DataFrame:
     unknown = ~pl.col("verifier").is_in(get_args(Verifier))
     detail = pl.format("verifier: {} is not one of {}", "verifier", pl.lit(", ".join(get_args(Verifier))))
     table = reject(table, Reason.UNREADABLE, unknown, detail)
-    odd = ~pl.col("task").str.contains(_TASK) & (pl.col("task") != "")
+    plain = pl.col("task").str.contains(_TASK) & (pl.col("task").str.len_chars() <= _TASK_CHARS)
+    odd = ~plain & (pl.col("task") != "")
     return reject(table, Reason.UNREADABLE, odd, pl.format("task: {} is no plain name", pl.col("task").str.head(60)))
 
 

@@ -56,9 +56,11 @@ def curate(options: Curation, *, seed: int, held_out: float, root: Path, folder:
         index = _evaluation_index(spill, duplicates, options)
         for start, table in spill.parts():
             output.write(_judge(table, start, duplicates, index, options))
-        for source in options.sources:
-            if isinstance(source, GeneratedSource):
-                output.write_pairs(source.name, clean_pairs(read_pairs(source, seed), index))
+        generated = [source for source in options.sources if isinstance(source, GeneratedSource)]
+        if generated:
+            pairs = clean_pairs(pl.concat([read_pairs(source, seed) for source in generated]), index)
+            for source in generated:
+                output.write_pairs(source.name, pairs.filter(pl.col("source") == source.name))
     output.funnel.check()
     return output.funnel
 

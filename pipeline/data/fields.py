@@ -53,7 +53,7 @@ def check_patterns(source: Source) -> None:
         if (pattern := getattr(fields, key)) is None:
             continue
         try:
-            pl.select(pl.lit("").str.count_matches(pattern))
+            pl.select(pl.lit("").str.count_matches(_behind_thinking(pattern) if key == "answer_pattern" else pattern))
         except pl.exceptions.ComputeError as error:
             raise InputError(
                 f"curation.sources.{source.name}.fields.{key}: {pattern!r}: {' '.join(str(error).split())}"
@@ -130,12 +130,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _behind_thinking(answer_pattern: str) -> str:
+    """A pattern whose first group is what stands before the answer, and whose second is the answer's own first one."""
+    return f"^((?s:.*?))(?:{answer_pattern})"
+
+
 def _apply_patterns(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:
     """Cut the gold answer and the thinking out of the `gold` column, count the difficulty, strip the thinking."""
     if fields.difficulty_count is not None:
         table = table.with_columns(difficulty=pl.col("gold").str.count_matches(fields.difficulty_count))
     if fields.answer_pattern is not None:
-        parts = pl.col("gold").str.extract_groups(f"^((?s:.*?))(?:{fields.answer_pattern})")
+        parts = pl.col("gold").str.extract_groups(_behind_thinking(fields.answer_pattern))
         table = table.with_columns(_whole="gold", thinking=parts.struct[0], gold=parts.struct[1])
         absent = pl.col("_whole").str.contains(r"\S") & pl.col("gold").is_null()
         detail = pl.lit(f"{fields.gold}: answer_pattern {fields.answer_pattern!r} is not found in it")

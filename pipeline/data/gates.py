@@ -119,7 +119,7 @@ def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Acce
             _Subject("pairs", measures.measure_pairs(pairs, problems), rules.pair_rules(), pairs),
             _Subject("tasks", tasks, rules.task_rules(curation.gates), tasks),
             _set(problems, tasks, curation.gates),
-            _quarantine(quarantine, problems, curation.gates),
+            _quarantine(quarantine, problems.height + pairs.height, curation.gates),
         ]
         if previous is not None:
             subjects.append(_drift(accepted, previous, curation.gates))
@@ -157,8 +157,8 @@ def _set(problems: pl.DataFrame, tasks: pl.DataFrame, gates: Gates) -> _Subject:
     return _Subject("set", measures.measure_set(problems), rules.set_rules(gates), tasks, figures=True)
 
 
-def _quarantine(quarantine: pl.DataFrame, problems: pl.DataFrame, gates: Gates) -> _Subject:
-    measured = measures.measure_quarantine(quarantine, problems)
+def _quarantine(quarantine: pl.DataFrame, kept: int, gates: Gates) -> _Subject:
+    measured = measures.measure_quarantine(quarantine, kept)
     return _Subject("quarantine", measured, rules.quarantine_rules(gates), measures.reasons(quarantine), figures=True)
 
 

@@ -5,6 +5,7 @@ null where the row is sound and otherwise quotes what is wrong with it, so that 
 The long texts stay here: only measures are copied into pandas, where the gates run.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,13 @@ class Accepted:
 
 def accepted_file(runs: Path, sources: Iterable[str]) -> Path:
     """Where the stage keeps the last accepted set's figures; other sources are another data set."""
-    return runs / "accepted" / f"{'+'.join(sorted(sources))}.json"
+    return runs / "accepted" / f"{set_name(sources)}.json"
+
+
+def set_name(sources: Iterable[str]) -> str:
+    """What tells a data set by its sources' names, short enough for a file's name."""
+    names = "+".join(sorted(sources))
+    return names if len(names) <= 100 else f"{names[:80]}-{hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
 
 def read_accepted(path: Path) -> Accepted | None:
@@ -123,9 +130,9 @@ def measure_set(problems: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def measure_quarantine(quarantine: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
-    """Which share of problems and dropped rows together was dropped, in one row."""
-    return pl.DataFrame({"quarantined_share": [quarantine.height / max(1, problems.height + quarantine.height)]})
+def measure_quarantine(quarantine: pl.DataFrame, kept: int) -> pl.DataFrame:
+    """Which share of kept and dropped rows together was dropped, in one row. Pairs are rows as problems are."""
+    return pl.DataFrame({"quarantined_share": [quarantine.height / max(1, kept + quarantine.height)]})
 
 
 def reasons(quarantine: pl.DataFrame) -> pl.DataFrame:
@@ -176,7 +183,7 @@ def _markers(*texts: str) -> pl.Expr:
 
 def _unreadable_gold(problems: pl.DataFrame) -> pl.Series:
     """Gold answers that their own verifier cannot read. Each distinct one is tried once, digits alone only as tests."""
-    plain = pl.col("gold").str.contains(r"^-?\d{1,20}$") & (pl.col("verifier") != "code")
+    plain = pl.col("gold").str.contains(r"^-?[0-9]{1,20}$") & (pl.col("verifier") != "code")
     tried = pl.col("verifier").is_in(get_args(Verifier)) & ~plain
     golds = problems.select("verifier", "gold").filter(tried).unique()
     unreadable = golds.filter([not readable(gold, verifier) for verifier, gold in golds.iter_rows()])

@@ -15,7 +15,7 @@ import polars as pl
 
 from pipeline.errors import InputError
 from pipeline.params import RejectionSampling, Rewards, Selection
-from pipeline.records import Problem, Trace, schema
+from pipeline.records import Problem, Trace, difficulty_name, schema
 from pipeline.rewards.format import check_form
 from pipeline.rewards.language import language_share
 from pipeline.rewards.repetition import repetition
@@ -177,5 +177,5 @@ def yield_figures(yielded: pl.DataFrame) -> dict[str, float]:
     figures: dict[str, float] = {f"yield/{task}": share for task, share in by_task.iter_rows()}
     for task, difficulty, share in yielded.select("task", "difficulty", "yield").iter_rows():
         if difficulty is not None:
-            figures[f"yield/{task}/{difficulty:g}"] = share
+            figures[f"yield/{task}/{difficulty_name(difficulty)}"] = share
     return figures

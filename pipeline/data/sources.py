@@ -113,7 +113,7 @@ def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, 
 def _download(source: FileSource, downloads: Path) -> list[tuple[Path, str]]:
     bucket, _, key = source.path.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}")
-    found = list(store.list(key))
+    found = [name for name in store.list(key) if not name.endswith("/")]  # such a one stands for a folder
     if not found:
         raise InputError(f"curation.sources.{source.name}.path: {source.path}: nothing there")
     keys = [key] if key in found else found
@@ -175,7 +175,9 @@ def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[Raw]:
                 for raw in _rows(name, batch.to_pylist()):
                     yield raw._replace(row=number + raw.row)
                 number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, OverflowError, LookupError, ValueError) as error:  # also of values Python lacks
         raise InputError(f"{path}: not a readable parquet file: {error}") from error
 
 
@@ -191,7 +193,7 @@ def _hub(source: HubSource, root: Path) -> Iterator[dict[str, Any]]:
             revision=source.revision,
             streaming=True,
         ).select_columns(used_columns(source.fields))
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (FileNotFoundError, StopIteration, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InputError(f"curation.sources.{source.name}.dataset: {source.dataset}: {error}") from error
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from pipeline.evaluation.estimators import consensus, pass_at_k, sensible_ks
 from pipeline.evaluation.intervals import Interval, mean_intervals
+from pipeline.records import difficulty_name
 
 PROBLEM = ["model", "problem_id"]
 BINS = 6
@@ -86,13 +87,13 @@ def difficulty_levels(difficulties: pl.Series) -> Iterator[tuple[str, pl.Series]
     values = difficulties.drop_nulls().unique().sort().to_numpy()
     if len(values) <= BINS:
         for value in values:
-            yield f"{value:g}", (difficulties == value).fill_null(False)
+            yield difficulty_name(value), (difficulties == value).fill_null(False)
         return
     edges = np.unique(np.quantile(difficulties.drop_nulls().to_numpy(), np.linspace(0, 1, BINS + 1), method="nearest"))
     for low, high in pairwise(edges):
         last = high == edges[-1]
         inside = difficulties.is_between(low, high, closed="both" if last else "left").fill_null(False)
-        yield f"{low:g} to {'' if last else 'below '}{high:g}", inside
+        yield f"{difficulty_name(low)} to {'' if last else 'below '}{difficulty_name(high)}", inside
 
 
 def overall(measured: pl.DataFrame, model: str) -> dict[str, Interval]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.data.measures import set_name
 from pipeline.store import artifact_store
 
 
@@ -18,7 +19,7 @@ class History:
 
     def __init__(self, place: str, home: Path, sources: Sequence[str]) -> None:
         """In the store at `place`, a folder of `home` where it is relative."""
-        self._store, name = artifact_store(place, home), "+".join(sorted(sources))
+        self._store, name = artifact_store(place, home), set_name(sources)
         self._accepted, self._begun = f"curate/accepted-{name}.json", f"curate/begun-{name}.parquet"
 
     def accepted(self, to: Path) -> bool:

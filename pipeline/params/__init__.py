@@ -37,7 +37,7 @@ from pipeline.params.operation import Approval, Operation
 from pipeline.params.ranks import Distributed
 from pipeline.params.release import Deployment, Parity
 from pipeline.params.rl import GRPO, RL, Health, PolicyLoss, ReasoningRL, Rewards, Weights
-from pipeline.params.section import Section
+from pipeline.params.section import Section, broken_rules
 from pipeline.params.serving import Follow, Serving
 from pipeline.params.sizing import Plan, Sizing, Target, Variant
 from pipeline.params.students import Distillation, OnPolicy, Student
@@ -194,15 +194,16 @@ def load_params(path: Path) -> Params:
     """Read and check a params file. Raises InputError with one line per broken rule."""
     try:
         document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        _refuse_credentials(path, document)
+        return Params.model_validate(_in_order(document))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    _refuse_credentials(path, document)
-    try:
-        return Params.model_validate(_in_order(document))
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply, or holds itself") from None
     except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {_explain(detail)}" for detail in error.errors())) from None
+        raise broken_rules(path, error) from None
 
 
 def _in_order(part: Any) -> Any:
@@ -223,10 +224,3 @@ def _refuse_credentials(path: Path, part: Any, key: str = "") -> None:
             _refuse_credentials(path, value, f"{key}.{name}".lstrip("."))
     elif isinstance(part, str) and re.match(r"s3://[^/]*@", part):
         raise InputError(f"{path}: {key}: an address s3://… must not hold credentials: boto3's own places have them")
-
-
-def _explain(detail: Any) -> str:
-    """One broken rule as `section.key: value: rule`."""
-    key = ".".join(str(part) for part in detail["loc"]) or "document"
-    value = repr(detail["input"])
-    return f"{key}: {value if len(value) <= 80 else value[:77] + '...'}: {detail['msg']}"

@@ -1,8 +1,11 @@
 """What a section of params.yaml is, and the kinds of values that several sections have."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import InputError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -15,3 +18,17 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def broken_rules(path: Path, error: ValidationError) -> InputError:
+    """What a file's content breaks, a line for each rule: `file: section.key: value: rule`."""
+    return InputError("\n".join(f"{path}: {_explain(detail)}" for detail in error.errors()))
+
+
+def _explain(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "document"
+    if detail["type"] == "missing":  # pydantic gives the section around it for the value
+        return f"{key}: is missing"
+    value = repr(detail["input"])
+    value = value if len(value) <= 80 else value[:77] + "..."
+    return f"{key}: {value}: {'there is no such key' if detail['type'] == 'extra_forbidden' else detail['msg']}"

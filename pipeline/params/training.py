@@ -46,8 +46,8 @@ class Optimisation(Section):
     warmup: Share = 0.05  # of the steps
     final_learning_rate: Share = 0.1  # of `learning_rate`, reached by a cosine
     weight_decay: NonNegative = 0.0
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     gradient_clip: Positive = 1.0
     balance_rate: NonNegative = 0.001  # update of the routers' balancing bias, per update of the weights
     balance_loss: NonNegative = 1e-4

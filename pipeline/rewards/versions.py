@@ -6,8 +6,8 @@ golden suite.
 
 _VERSIONS = {
     "exact": 1,
-    "numeric": 1,
-    "math": 1,
+    "numeric": 2,
+    "math": 2,
     "code": 1,
     "format": 1,
     "language": 1,

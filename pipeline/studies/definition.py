@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import InputError
 from pipeline.job import DAG_FILE, PARAMS_FILE, artifacts, outputs, read_yaml, require_stage
 from pipeline.params import Section, load_params
+from pipeline.params.section import broken_rules
 
 STUDIES = Path("infra") / "profiles" / "studies"
 COMMON = ("seed", "held_out", "evaluation", "tracking", "machine")
@@ -61,8 +62,7 @@ def load_study(root: Path, name: str) -> Study:
     try:
         return Study.model_validate(read_yaml(path))
     except ValidationError as error:
-        details = [(".".join(map(str, one["loc"])) or "document", one["msg"]) for one in error.errors()]
-        raise InputError("\n".join(f"{path}: {key}: {message}" for key, message in details)) from None
+        raise broken_rules(path, error) from None
 
 
 def study_file(root: Path, name: str) -> Path:

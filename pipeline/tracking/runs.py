@@ -11,12 +11,14 @@ Tracking must cost a stage next to nothing and must not decide whether it succee
   stage's scratch folder until the run is finished.
 """
 
+import posixpath
 import re
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +59,8 @@ class Tracker:
         """Note the figures of a step."""
         now = time.time_ns() // 1_000_000
         for name, value in metrics.items():
-            assert re.fullmatch(r"[\w./: -]+", name, re.ASCII), f"MLflow takes no metric named {name!r}"
+            plain = re.fullmatch(r"[\w./: -]+", name, re.ASCII) and posixpath.normpath(f"/{name}") == f"/{name}"
+            assert plain, f"MLflow takes no metric named {name!r}"
             self._buffer.append((name, float(value), now, step))
         self._send_now_and_then()
 
@@ -99,7 +102,8 @@ class Tracker:
                     self._buffer.popleft()
             for path, content in list(self._tables):
                 run.keep(path, content)
-                self._tables.remove((path, content))
+                with suppress(ValueError):  # it was the oldest of too many, and gave way while it was sent
+                    self._tables.remove((path, content))
         except (OSError, EOFError) as error:  # EOFError: the recorder has gone
             self._warn(f"figures wait, because the tracking server does not take them: {error}")
             while len(self._buffer) > WAITING:

@@ -52,7 +52,7 @@ def test_run_refuses_broken_params_before_anything_else(flow_project: FlowProjec
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
         f"{params}: seed: 'many': Input should be a valid integer",
-        f"{params}: sede: 1: Extra inputs are not permitted",
+        f"{params}: sede: 1: there is no such key",
     ]
     assert flow_project.calls() == []
 

@@ -66,3 +66,14 @@ def test_spelling_variants_of_a_prompt_stay_on_one_side(prompt: str, seed: int) 
 def test_the_share_held_out_is_the_share_asked_for() -> None:
     held = sum(records.is_held_out(f"{a}+{b}=?", 0, 0.1) for a in range(100) for b in range(100))
     assert 900 < held < 1100
+
+
+@given(st.floats(-1e300, 1e300))
+def test_a_level_s_name_is_one_that_a_figure_may_have(difficulty: float) -> None:
+    name = records.difficulty_name(difficulty)
+    assert set(name) <= set("0123456789.e-")
+    assert float(name) == pytest.approx(difficulty, rel=1e-14)
+
+
+def test_levels_that_differ_by_one_have_names_of_their_own() -> None:
+    assert [records.difficulty_name(level) for level in (2.0, 1234567.0, 1234568.0)] == ["2", "1234567", "1234568"]

@@ -136,6 +136,30 @@ def test_a_program_is_asked_for_by_its_tests(tmp_path: Path) -> None:
     assert tests in tables.problems["gold"].to_list()
 
 
+def test_a_gold_answer_that_its_verifier_cannot_read_is_found_however_plain_it_looks(tmp_path: Path) -> None:
+    golds = ["３４", "٣٤", "1," + ",".join(["000"] * 40), "1,234,567.5"]
+    rows = [story("Ann", first, gold=gold) for first, gold in enumerate(golds, 30)]
+    tables = Tables(tmp_path, [source("rows", rows, tmp_path)])
+    assert tables.reasons == [("rows", row, Reason.GOLD) for row in (1, 2, 3)]
+
+
+def test_a_task_is_a_plain_path(tmp_path: Path) -> None:
+    tasks = ["a//b", "math/", "/math", "..", "math/../sums", "x" * 101, "math/sums", "day 1.5"]
+    rows = [story("Ann", first, task=task) for first, task in enumerate(tasks, 30)]
+    described = source("rows", rows, tmp_path)
+    tables = Tables(tmp_path, [described | {"fields": {"thinking": "work", "task": "task"}}])
+    assert tables.reasons == [("rows", row, Reason.UNREADABLE) for row in range(1, 7)]
+
+
+def test_of_pairs_that_two_sources_make_each_is_kept_once(tmp_path: Path) -> None:
+    made = {"kind": "generated", "problems": 20, "families": {"sum": 1.0}, "pairs": 1_000}
+    tables = Tables(tmp_path, [{"name": "one", **made}, {"name": "two", **made}])
+    again = tables.quarantine.filter(pl.col("file") == "pairs")
+    assert set(again["source"]) == {"two"}
+    assert tables.pairs.height + again.height == 2_000
+    assert not tables.pairs.select("prompt", "chosen", "rejected").is_duplicated().any()
+
+
 def test_generated_source_gives_pairs_too(tmp_path: Path) -> None:
     generated = {"kind": "generated", "name": "made", "problems": 50, "families": {"sum": 0.5, "reverse": 0.5}}
     tables = Tables(tmp_path, [generated])

@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.data.fields import COLUMNS, to_table
+from pipeline.data.fields import COLUMNS, check_patterns, to_table
 from pipeline.data.sources import Raw
+from pipeline.errors import InputError
 from pipeline.params import FieldMap, Source
 
 SOLUTION = "Natalia sold 48/2 = <<48/2=24>>24 in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 72"
@@ -64,3 +65,12 @@ def test_table_has_always_the_same_columns() -> None:
 def test_impossible_field_map_is_refused(fields: dict[str, str], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
         FieldMap.model_validate(fields)
+
+
+def test_a_pattern_is_tried_as_it_will_be_used() -> None:
+    described = {"kind": "jsonl", "name": "rows", "path": "rows", "task": "word", "verifier": "numeric"}
+    source = TypeAdapter(Source).validate_python(
+        {**described, "fields": {"answer_pattern": r"(?x)\#{4} (.+) # the answer"}}
+    )
+    with pytest.raises(InputError, match=r"curation\.sources\.rows\.fields\.answer_pattern"):
+        check_patterns(source)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
@@ -13,6 +15,7 @@ from pipeline.data.sources import Raw, data_root, read
 from pipeline.errors import InputError
 from pipeline.params import Source
 from pipeline.store import open_store
+from pipeline.store.local import LocalStore
 
 ROWS = [{"prompt": f"What is {number} plus {number}?", "gold": str(2 * number)} for number in range(5)]
 
@@ -73,9 +76,26 @@ def test_reads_only_the_columns_of_parquet_that_are_mapped(tmp_path: Path) -> No
     assert [row.row for row in rows] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([0], pa.timestamp("s", tz="Mars/Olympus")),
+        pa.array([2**30], pa.date32()),
+    ],
+    ids=["late", "zone", "date"],
+)
+def test_parquet_with_values_that_python_lacks_is_refused(tmp_path: Path, odd: pa.Array) -> None:
+    pq.write_table(pa.table({"prompt": odd, "gold": ["1"]}), tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=r"rows\.parquet: not a readable parquet file"):
+        rows_of(tmp_path, kind="parquet", path="rows.parquet")
+
+
 def test_reads_objects_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("day/1.jsonl", "day/2.jsonl", "day/2.jsonl.old"):
         write_lines(tmp_path / "bucket" / name, ROWS)
+    found = LocalStore.list
+    monkeypatch.setattr(LocalStore, "list", lambda store, prefix: [prefix, *found(store, prefix)])  # a console's folder
     monkeypatch.setattr(sources, "open_store", lambda uri: open_store(str(tmp_path / uri.removeprefix("s3://"))))
     files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/")}
     assert files == {f"s3://bucket/day/{name}" for name in ("1.jsonl", "2.jsonl", "2.jsonl.old")}
@@ -100,6 +120,9 @@ def test_reads_a_folder_in_the_format_of_the_hub(tmp_path: Path) -> None:
         rows_of(tmp_path, kind="hub", dataset="data", rows="nope")
     with pytest.raises(InputError, match="question"):
         rows_of(tmp_path, kind="hub", dataset="data", fields={"prompt": "question"})
+    write_lines(tmp_path / "empty" / "train.jsonl", [])
+    with pytest.raises(InputError, match=r"sources\.rows\.dataset: empty"):
+        rows_of(tmp_path, kind="hub", dataset="empty")
     write_lines(tmp_path / "broken" / "train.jsonl", ROWS)
     with (tmp_path / "broken" / "train.jsonl").open("a") as file:
         file.write('{"prompt": \n')

@@ -153,3 +153,11 @@ def test_unknown_verifier_is_refused() -> None:
         readable("7", "guess")
     with pytest.raises(ValueError, match="none"):
         verify("7", "7", "none")
+
+
+def test_what_was_too_much_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = iter([None, True])
+    monkeypatch.setattr(math_worker, "_ask", lambda *question: next(replies))
+    assert math_worker.parses("asked_again_1") is None
+    assert math_worker.parses("asked_again_1") is True
+    assert math_worker.parses("asked_again_1") is True  # not asked a third time

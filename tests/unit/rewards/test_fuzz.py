@@ -77,7 +77,16 @@ def test_no_program_makes_the_sandbox_crash(answer: str, stdin: str, expected: s
 
 @pytest.mark.parametrize(
     "text",
-    ["\\(" * 15_000, "$" * 30_001, "`" * 30_001, "\\[" * 15_000, "http://" * 4_000, "a" * 30_000, "<think>" * 4_000],
+    [
+        "\\(" * 15_000,
+        "$" * 30_001,
+        "`" * 30_001,
+        "\\[" * 15_000,
+        "http://" * 4_000,
+        "a" * 30_000,
+        "<think>" * 4_000,
+        "<think>" + "</think><answer>" * 30_000,
+    ],
 )
 def test_time_does_not_explode_with_length(text: str) -> None:
     for whole in (text, _whole(text, "1"), _whole("", text)):

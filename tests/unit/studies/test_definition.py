@@ -89,8 +89,8 @@ def test_a_mapping_is_replaced_whole(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("cold_start.exampels", 20, "which.yaml: arms.more.params: cold_start.exampels: 20: Extra inputs are not"),
-        ("coldstart.examples", 20, "arms.more.params: coldstart: {'examples': 20}: Extra inputs"),
+        ("cold_start.exampels", 20, "which.yaml: arms.more.params: cold_start.exampels: 20: there is no such key"),
+        ("coldstart.examples", 20, "arms.more.params: coldstart: {'examples': 20}: there is no such key"),
         ("cold_start.examples", 0, "arms.more.params: cold_start.examples: 0: Input should be greater"),
         ("cold_start.examples.few", 1, "arms.more.params.cold_start.examples.few: cold_start.examples is no section"),
     ],
@@ -106,16 +106,16 @@ def test_an_override_that_the_recipe_does_not_have_is_named(path: str, value: ob
     ("changes", "message"),
     [
         ({"control": "none"}, "control: 'none' is not one of the arms more, plain"),
-        ({"seeds": []}, "seeds: List should have at least 1 item"),
+        ({"seeds": []}, "seeds: .*List should have at least 1 item"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\]: must differ"),
-        ({"seeds": ["1"]}, "seeds.0: Input should be a valid integer"),
-        ({"arm": {}}, "arm: Extra inputs are not permitted"),
-        ({"arms": {"plain": {"model": "cold_start"}}}, "arms: Dictionary should have at least 2 items"),
-        ({"arms": {**STUDY["arms"], "a b": {"model": "base"}}}, r"arms.a b.\[key\]: String should match"),
-        ({"arms": {**STUDY["arms"], "more": {"model": "../base"}}}, "arms.more.model: String should match"),
+        ({"seeds": ["1"]}, "seeds.0: .*Input should be a valid integer"),
+        ({"arm": {}}, "arm: .*there is no such key"),
+        ({"arms": {"plain": {"model": "cold_start"}}}, "arms: .*Dictionary should have at least 2 items"),
+        ({"arms": {**STUDY["arms"], "a b": {"model": "base"}}}, r"arms.a b.\[key\]: .*String should match"),
+        ({"arms": {**STUDY["arms"], "more": {"model": "../base"}}}, "arms.more.model: .*String should match"),
         (
             {"arms": {**STUDY["arms"], "more": {"model": "base", "params": {"seed": 1}}}},
-            "arms.more: Value error, params.seed: all arms have seed, held_out",
+            "arms.more: .*Value error, params.seed: all arms have seed, held_out",
         ),
     ],
 )
