@@ -6,9 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
+from flows.report import table
 from pipeline.figures import percent, scaled
 from pipeline.release.record import read_record, registered_file
 from pipeline.tracking import Registered
+from pipeline.tracking.registry import CHAMPION
 
 
 def read_registered(root: Path) -> list[Registered]:
@@ -19,19 +21,19 @@ def read_registered(root: Path) -> list[Registered]:
 
 
 def releases_table(root: Path) -> Table:
-    """Release, kind, pass@1 with its interval, size, version in the registry and the aliases on it, digest."""
+    """Release, pass@1 with its interval, activated parameters, version in the registry and whether that is champion."""
     versions = {version.release: version for version in read_registered(root)}
-    table = Table("release", "kind", "pass@1", "activated", "parameters", "registered as", "aliases", "digest")
+    columns = ("release", "pass@1", "95 % interval", "activated", "version")
+    rows = table(*columns, broken=("95 % interval", "version"))
     for release in read_record(root).releases:
         figure, version = release.evaluation["pass_at_1"], versions.get(release.name)
-        table.add_row(
+        rows.add_row(
             release.name,
-            f"{release.kind} of {release.of}" if release.of else release.kind,
-            f"{percent(figure['mean'])} ({percent(figure['low'])} to {percent(figure['high'])})",
+            percent(figure["mean"]),
+            f"{percent(figure['low'])} to {percent(figure['high'])}",
             scaled(release.activated_parameters),
-            scaled(release.parameters),
-            f"{version.model} version {version.version}" if version else "",
-            ", ".join(version.aliases) if version else "",
-            release.digest[:12],
+            f"{version.version}{' champion' * (CHAMPION in version.aliases)}" if version else "",
         )
-    return table
+    models = sorted({version.model.replace(version.release, "RELEASE") for version in versions.values()})
+    rows.caption = f"registered as {', '.join(models)}" if models else None
+    return rows

@@ -1,7 +1,7 @@
 """What a person sees of a project: the table at the end of a run, and the one of `r1flow status`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,18 @@ class Outcome:
     seconds: float = 0.0
 
 
+WIDE = 110
+"""Characters of a terminal that has room for everything."""
+
 _COLOURS = {"ran": "green", "fresh": "cyan", "stale": "yellow", "failed": "red", "stopped": "red", "not reached": "dim"}
 
 
 def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
     """Stage, state, time, what its work has cost, key figure, where its outputs lie."""
-    table = _table("stage", "state", "time", "cost", "key figure", "outputs")
+    rows = table("stage", "state", "time", "cost", "key figure", "outputs", broken=("key figure", "outputs"))
     for outcome in outcomes:
         known = outcome.state in ("ran", "fresh")
-        table.add_row(
+        rows.add_row(
             outcome.stage,
             _coloured(outcome.state),
             duration(outcome.seconds) if outcome.seconds else "",
@@ -40,24 +43,28 @@ def run_table(root: Path, outcomes: Sequence[Outcome]) -> Table:
             figures(root, outcome.stage, 1) if known else "",
             _outputs(root, outcome.stage) if known else "",
         )
-    return table
+    return rows
 
 
-def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | None]) -> Table:
-    """Stage, fresh or stale, last attempt, its age and time, what its work has cost, last figures."""
-    table = _table("stage", "outputs", "last attempt", "age", "time", "cost", "figures")
+def status_table(root: Path, fresh: dict[str, bool], states: dict[str, State | None], width: int) -> Table:
+    """Stage, fresh or stale, last attempt, its age, its time and what it has cost, last figures.
+
+    A terminal of less than WIDE characters shows no time and no cost.
+    """
+    spent = ("time", "cost") if width >= WIDE else ()
+    rows = table("stage", "outputs", "last attempt", "age", *spent, "figures", broken=("figures",))
     for stage, is_fresh in fresh.items():
         state = states[stage]
-        table.add_row(
+        time = duration(state.seconds) if state and state.seconds else ""
+        rows.add_row(
             stage,
             _coloured("fresh" if is_fresh else "stale"),
             ending(state) if state else "",
             duration(_age(state)) if state else "",
-            duration(state.seconds) if state and state.seconds else "",
-            _cost(root, stage),
+            *((time, _cost(root, stage)) if spent else ()),
             figures(root, stage, 3),
         )
-    return table
+    return rows
 
 
 def figures(root: Path, stage: str, count: int) -> str:
@@ -76,12 +83,12 @@ def figures(root: Path, stage: str, count: int) -> str:
     return "\n".join(shown[:count])
 
 
-def _table(*columns: str) -> Table:
-    """On a narrow terminal figures and paths are broken into lines, nothing else."""
-    table = Table()
+def table(*columns: str, broken: Collection[str]) -> Table:
+    """On a narrow terminal the columns `broken` are broken into lines, and nothing else."""
+    made = Table()
     for column in columns:
-        table.add_column(column, no_wrap=column not in ("key figure", "figures", "outputs"), overflow="fold")
-    return table
+        made.add_column(column, no_wrap=column not in broken, overflow="fold")
+    return made
 
 
 def _outputs(root: Path, stage: str) -> str:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,13 +33,14 @@ with importing():
 uvicorn.run(create_app, factory=True, fd=int(sys.argv[1]), log_level="error", lifespan="on")
 """
 SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # as Prefect's
-END_SECONDS = 5.0
+ANSWER_SECONDS, END_SECONDS = 10.0, 5.0
 
 
 @contextmanager
 def own_server() -> Iterator[None]:
-    """For this block, the server that PREFECT_API_URL names, else a new one. Raises InputError where that fails."""
-    if PREFECT_API_URL.value():
+    """For this block, the server that PREFECT_API_URL names, else a new one. Raises InputError where none answers."""
+    if url := PREFECT_API_URL.value():
+        _require_answer(url)
         yield
         return
     with socket.create_server(("127.0.0.1", 0)) as listening:  # who asks before it is up waits
@@ -52,6 +54,15 @@ def own_server() -> Iterator[None]:
         raise InputError(f"{PREFECT_HOME.value()}: Prefect's server does not start there: {error}") from error
     with temporary_settings({PREFECT_API_URL: url}):
         yield
+
+
+def _require_answer(url: str) -> None:
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers, if only to ask who we are
+    except (OSError, ValueError) as error:
+        raise InputError(f"PREFECT_API_URL: {url}: no Prefect server answers there: {error}") from error
 
 
 def start(

@@ -17,7 +17,12 @@ KEYS_VARIABLE = "R1FLOW_API_KEYS"
 
 
 def answer(question: str, root: Path, params: Params, model: Path | None) -> tuple[chat.Completion, str]:
-    """The completion and who wrote it: the model at `model`, else the one that is served, else the recipe's last."""
+    """The completion and who wrote it: the model at `model`, else the one that is served, else the recipe's last.
+
+    Raises InputError for an empty question, and for one that holds a marker of the chat template.
+    """
+    if not question.strip():
+        raise InputError(f"{question!r}: must be a question")
     if model is None and (server := find_server(root)) is not None:
         return ask_server(question, server, params), f"{server.model} at {server.address}"
     folder = model or last_model(root)

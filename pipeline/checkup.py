@@ -62,7 +62,8 @@ def check_up(root: Path, run: str) -> Report:
     """
     recorded = read_run(params.load_params(root / PARAMS_FILE).tracking, root, run)
     if not any(WATCHED & figures.keys() for _, figures in recorded.steps):
-        raise InputError(f"{run}: stage {recorded.stage} has logged none of {', '.join(sorted(WATCHED))}")
+        who = f"run {recorded.run_id[:8]} of stage {recorded.stage}"
+        raise InputError(f"{run}: {who} has no step to examine: it trains nothing, or ended before its first one")
     steps = len({step for step, _ in recorded.steps})
     return Report(recorded.run_id, recorded.stage, steps, findings(recorded))
 

@@ -8,25 +8,26 @@ from pipeline.job import PARAMS_FILE
 from pipeline.params import load_params
 
 
-def adopt_params(root: Path, source: Path) -> Path | None:
+def adopt_params(root: Path, source: Path) -> str:
     """Check `source` and make its content the project's params.yaml, in one atomic step.
 
-    Returns where the old content went: a copy under runs/params, or None where git holds it or nothing changed. Raises
-    InputError, and changes nothing, where `source` breaks a rule.
+    Returns what to tell of it: where the old content is, which git holds or a copy under runs/params; nothing where
+    nothing changed. Raises InputError, and changes nothing, where `source` breaks a rule.
     """
     load_params(source)
     current = root / PARAMS_FILE
     content = source.read_bytes()
     if content == current.read_bytes():
-        return None
-    copy = None
+        return ""
+    kept = f"`git checkout {PARAMS_FILE}` brings the committed ones back"
     if not _is_in_git(current):
         copy = root / "runs" / "params" / f"{digest(current)[:16]}.yaml"
         with atomic_file(copy) as temporary:
             temporary.write_bytes(current.read_bytes())
+        kept = f"those so far are in {copy.relative_to(root)}"
     with atomic_file(current) as temporary:
         temporary.write_bytes(content)
-    return copy
+    return f"{PARAMS_FILE} now holds {source}; {kept}"
 
 
 def _is_in_git(path: Path) -> bool:

@@ -23,8 +23,8 @@ def run(
     from pipeline.workspace import adopt_params
 
     root = project()
-    if params is not None and (copy := adopt_params(root, params)) is not None:
-        print(f"the params so far are in {copy.relative_to(root)}")
+    if params is not None and (told := adopt_params(root, params)):
+        print(told)
     load_params(root / PARAMS_FILE)
     exit_on_signals()
     flow = [sys.executable, "-m", "flows.recipe", *(["--until", until] if until else [])]
@@ -57,7 +57,8 @@ def status() -> None:
 
     root = project()
     fresh = freshness(root)
-    Console().print(status_table(root, fresh, {stage: read_state(root, stage) for stage in fresh}))
+    console = Console()
+    console.print(status_table(root, fresh, {stage: read_state(root, stage) for stage in fresh}, console.width))
 
 
 def report() -> None:

@@ -48,6 +48,7 @@ def plan_memory(
     else:
         from rich.console import Console
 
-        Console().print(memory_table(plans, device_memory))
+        width = max(160, Console().width)  # a narrower terminal would break figures instead of lines
+        Console(width=width).print(memory_table(plans, device_memory))
     if device_memory is not None and (over := [plan.stage for plan in plans if not fits(plan, device_memory)]):
         raise GateFailedError(f"more than {device_memory:g} GiB: {', '.join(over)}")

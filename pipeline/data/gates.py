@@ -106,7 +106,7 @@ def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Acce
     accepted, drift = None, {}
     if all(gate.passed for gate in judged[0].gates):
         problems, traces, pairs, quarantine = (tables[name] for name in measures.TABLES)
-        tasks = measures.measure_tasks(problems)
+        tasks, sources = measures.measure_tasks(problems), measures.measure_sources(problems, pairs, quarantine)
         accepted = measures.summary(problems, tasks)
         subjects = [
             _Subject("problems", measures.measure_problems(problems), rules.problem_rules(curation), problems),
@@ -119,6 +119,7 @@ def check(tables: Mapping[str, pl.DataFrame], curation: Curation, previous: Acce
             _Subject("pairs", measures.measure_pairs(pairs, problems), rules.pair_rules(), pairs),
             _Subject("tasks", tasks, rules.task_rules(curation.gates), tasks),
             _set(problems, tasks, curation.gates),
+            _Subject("sources", sources, rules.source_rules(), sources),
             _quarantine(quarantine, problems.height + pairs.height, curation.gates),
         ]
         if previous is not None:

@@ -15,6 +15,7 @@ from typing import get_args
 import polars as pl
 
 from pipeline import chat
+from pipeline.data.quarantine import Reason
 from pipeline.records import PreferencePair, Problem, Quarantined, Trace, Verifier, schema
 from pipeline.rewards.answer import readable
 
@@ -133,6 +134,28 @@ def measure_set(problems: pl.DataFrame) -> pl.DataFrame:
 def measure_quarantine(quarantine: pl.DataFrame, kept: int) -> pl.DataFrame:
     """Which share of kept and dropped rows together was dropped, in one row. Pairs are rows as problems are."""
     return pl.DataFrame({"quarantined_share": [quarantine.height / max(1, kept + quarantine.height)]})
+
+
+def measure_sources(problems: pl.DataFrame, pairs: pl.DataFrame, quarantine: pl.DataFrame) -> pl.DataFrame:
+    """One row per source: rows kept and dropped, and what its first row lacks where it was not understood.
+
+    So it is where no row was kept and each lacks something, as with a mistyped column. A source whose rows were all
+    there before has nothing new, and that may be.
+    """
+    kept = pl.concat([problems.select("source"), pairs.select(source="origin")])
+    unread = pl.col("reason").is_in([Reason.UNREADABLE, Reason.MISSING]).all()
+    dropped = quarantine.group_by("source").agg(
+        pl.len().alias("dropped"), pl.when(unread).then(pl.col("detail").first().str.slice(0, EXCERPT)).alias("lacks")
+    )
+    return (
+        kept.group_by("source")
+        .agg(pl.len().alias("kept"))
+        .join(dropped, on="source", how="full", coalesce=True)
+        .with_columns(pl.col("kept", "dropped").fill_null(0))
+        .with_columns(not_understood=pl.when(pl.col("kept") == 0).then("lacks"))
+        .drop("lacks")
+        .sort("source")
+    )
 
 
 def reasons(quarantine: pl.DataFrame) -> pl.DataFrame:

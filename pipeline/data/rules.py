@@ -91,6 +91,10 @@ def quarantine_rules(gates: Gates) -> list[Rule]:
     return [_between("quarantined_share", None, gates.max_quarantined)]
 
 
+def source_rules() -> list[Rule]:
+    return [_sound("not_understood", "of every source at least one row could be read")]
+
+
 def drift_rules(gates: Gates) -> list[Rule]:
     return [
         _between("length_drift", None, gates.max_length_drift),

@@ -180,6 +180,16 @@ def test_sets_as_a_whole(tmp_path: Path) -> None:
     assert shown["quarantined_share"][0]["content"] == "{row 1"
 
 
+def test_a_source_of_which_nothing_was_understood_is_named_and_one_without_anything_new_is_not(tmp_path: Path) -> None:
+    tables, lost = sound(), dropped(3)
+    mistyped = lost.with_columns(source=pl.lit("mistyped"), reason=pl.lit("missing field"))
+    known = lost.with_columns(source=pl.lit("known"), reason=pl.Series(["exact duplicate"] * 2 + ["unreadable"]))
+    report = judge(tables | {"quarantine": pl.concat([mistyped, known])}, tmp_path)
+    [gate] = report.failures
+    assert (gate.rule.column, gate.rows[0]["source"]) == ("not_understood", "mistyped")
+    assert "mistyped" in str(report)
+
+
 def test_another_schema_is_all_that_is_judged(tmp_path: Path) -> None:
     tables = sound()
     report = judge(tables | {"traces": tables["traces"].rename({"thinking": "thought"})}, tmp_path)

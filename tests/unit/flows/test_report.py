@@ -12,8 +12,8 @@ from flows.report import Outcome, figures, run_table, status_table
 from pipeline.state import State
 
 
-def text_of(table: Table) -> str:
-    console = Console(width=120)
+def text_of(table: Table, width: int = 120) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -61,10 +61,19 @@ def test_an_attempt_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
         "alive": state(os.getpid(), ago=0),
         "reused": state(os.getpid(), ago=1e6),
     }
-    rows = text_of(status_table(tmp_path, dict.fromkeys(states, False), dict(states))).splitlines()
+    rows = text_of(status_table(tmp_path, dict.fromkeys(states, False), dict(states), 120)).splitlines()
     found = {name: "killed" if "killed" in row else "running" for name in states for row in rows if name in row}
     assert found == {"gone": "killed", "alive": "running", "reused": "killed"}
 
 
 def test_status_names_stages_without_an_attempt(tmp_path: Path) -> None:
-    assert "stale" in text_of(status_table(tmp_path, {"base": False}, {"base": None}))
+    assert "stale" in text_of(status_table(tmp_path, {"base": False}, {"base": None}, 120))
+
+
+def test_on_a_narrow_terminal_status_still_says_what_is_stale_and_how_it_fared(tmp_path: Path) -> None:
+    write_metrics(tmp_path, "evaluation", {"pass_at_1": 0.81})
+    done = {"evaluation": State("finished", 1, datetime.now(UTC).isoformat(), seconds=5.0), "distillation@medium": None}
+    text = text_of(status_table(tmp_path, dict.fromkeys(done, False), done, 80), width=80)
+    for part in ("distillation@medium", "stale", "finished", "pass_at_1 0.81"):
+        assert part in text
+    assert "cost" not in text
