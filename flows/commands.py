@@ -42,6 +42,11 @@ class Commands:
     def __exit__(self, *error: object) -> None:
         self._end()
 
+    @property
+    def supervisor(self) -> int:
+        """The process that is there until nothing is left of a command."""
+        return self._supervisor.pid
+
     def run(self, arguments: Sequence[str], timeout: float, variables: Mapping[str, str] | None = None) -> int:
         """The exit status of `dvc ARGUMENTS`, which sees these environment variables as well.
 

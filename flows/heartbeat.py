@@ -16,7 +16,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.logging import get_run_logger
 
 from flows.supervise import stop_all
@@ -53,6 +53,10 @@ class Heart:
                             stop_all()
                             return
                         self._over.wait(BEAT)
+            except ObjectNotFound:
+                self.reason = "this flow run, or the recipe's, was deleted"
+                stop_all()
+                return
             except UNREACHABLE as error:
                 self._logger.warning("Prefect's server does not answer, the stage goes on: %s", error)
                 self._over.wait(BEAT)

@@ -28,7 +28,7 @@ from prefect.tasks import exponential_backoff
 
 from flows import artifacts
 from flows.approval import ask
-from flows.attempts import RETRY_DELAY
+from flows.attempts import RETRY_DELAY, StageFailedError
 from flows.checkout import project_clone, removed_afterwards
 from flows.commands import Commands
 from flows.dag import Dag, read_dag
@@ -79,7 +79,8 @@ def recipe_on_workers(
         choose_remote(root, workers.remote)
         if branch is not None:
             require_branch(branch)
-        journey = Journey(git(root, "rev-parse", "HEAD"), overrides or {}, workers, UUID(str(runtime.flow_run.id)))
+        own, attempt = UUID(str(runtime.flow_run.id)), runtime.flow_run.run_count
+        journey = Journey(git(root, "rev-parse", "HEAD"), overrides or {}, workers, own, attempt)
         logger.info("commit %s, stages %s", journey.commit, ", ".join(stages))
         outcomes: dict[str, Outcome] = {}
         kept = project_clone() / "runs" / "recipes" / str(journey.recipe)
@@ -134,13 +135,16 @@ def finish(root: Path, kept: Path, params: Params, outcomes: dict[str, Outcome])
     """
     with Commands(root, remote=True) as dvc:
         transfer(dvc, DEPLOYMENT, params.machine.stage_timeout_hours * 3600, "pull")
+    logger, failure = get_run_logger(), None
     try:
         follow_up(root, outcomes)
-    finally:
-        logger = get_run_logger()
-        if outcomes.get(PLAN, Outcome(PLAN, "failed")).state in ("ran", "fresh"):
-            logger.info(chosen(root))
-        logger.info(publish(root, kept))
+    except StageFailedError as error:  # the page says what there is; one who is stopped is to be gone soon
+        failure = error
+    if outcomes.get(PLAN, Outcome(PLAN, "failed")).state in ("ran", "fresh"):
+        logger.info(chosen(root))
+    logger.info(publish(root, kept))
+    if failure is not None:
+        raise failure
     logger.info(ask(root))
 
 

@@ -36,10 +36,14 @@ def main() -> int:
     started = [
         subprocess.Popen([sys.executable, *command], env=settings, stdout=subprocess.DEVNULL) for command in commands
     ]
-    prepare(root)
-    for process in started:
-        if process.wait(TIMEOUT) != 0:
-            raise subprocess.CalledProcessError(process.returncode, process.args)
+    try:
+        prepare(root)
+        for process in started:
+            if process.wait(TIMEOUT) != 0:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+    finally:
+        for process in started:
+            process.kill()  # which does nothing to one that has ended
     return 0
 
 

@@ -25,6 +25,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Crashed
 
@@ -40,6 +41,7 @@ from pipeline.params.workers import Workers
 
 POLL = 0.5  # seconds between two looks at a stage; later a hundredth of the time that it takes already
 LONGEST_POLL = 5.0  # seconds
+LONGEST_GAP = 3 * LONGEST_POLL  # between two looks; after a longer one nothing is known of the time between
 SILENCE = 60.0  # seconds without a beat
 PREPARATION = 900.0  # seconds in which a worker has to have made the folder of the commit
 UNCLAIMED = 120.0  # seconds after which it is said that no worker takes a stage
@@ -55,6 +57,7 @@ class Journey:
     overrides: Mapping[str, Any]
     workers: Workers
     recipe: UUID  # its flow run
+    attempt: int = 1  # of that flow run, which a person may try again
 
 
 class Sender:
@@ -124,7 +127,7 @@ class Sender:
             },
             flow_run_name=stage,
             timeout=0,
-            idempotency_key=f"{journey.recipe}-{stage}-{key}",
+            idempotency_key=f"{journey.recipe}-{journey.attempt}-{stage}-{key}",
         )
         assert isinstance(run, FlowRun)
         self._live[run.id] = [stage]
@@ -174,6 +177,9 @@ class Sender:
                                 continue
                             over = Cancelled if state.is_cancelling() else Crashed
                             client.set_flow_run_state(run, over(message=silence), force=True)
+            except ObjectNotFound:
+                self._live.pop(run, None)
+                return run, Crashed(message="its flow run was deleted"), None
             except UNREACHABLE as error:
                 logger.warning("%s: Prefect's server does not answer: %s", stage, error)
                 watch.forget()
@@ -235,12 +241,16 @@ class Sender:
 
 
 class Watch:
-    """Tells when too little has been seen of a flow run for too long."""
+    """Tells when too little has been seen of a flow run for too long.
+
+    Only what was looked at all the while counts: Prefect's client asks a server that does not answer again and again,
+    for a minute and more, and the stage's own does likewise.
+    """
 
     def __init__(self, unclaimed: str) -> None:
         self._unclaimed = unclaimed
         self._seen: tuple[str, Any] | None = None
-        self._since = 0.0
+        self._since = self._looked = 0.0
 
     def forget(self) -> None:
         """Nobody could be seen for a while."""
@@ -252,7 +262,8 @@ class Watch:
         state = flow_run.state
         assert state is not None
         sign = (state.type.value, flow_run.labels.get(LABEL))
-        if sign != self._seen:
+        since_last, self._looked = now - self._looked, now
+        if sign != self._seen or since_last > LONGEST_GAP:
             self._seen, self._since = sign, now
             return ""
         limit, words = SILENCE, f"nothing heard of it for {SILENCE:.0f} s"

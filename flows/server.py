@@ -40,7 +40,7 @@ ANSWER_SECONDS, END_SECONDS = 10.0, 5.0
 def own_server() -> Iterator[None]:
     """For this block, the server that PREFECT_API_URL names, else a new one. Raises InputError where none answers."""
     if url := PREFECT_API_URL.value():
-        _require_answer(url)
+        require_answer(url)
         yield
         return
     with socket.create_server(("127.0.0.1", 0)) as listening:  # who asks before it is up waits
@@ -56,7 +56,8 @@ def own_server() -> Iterator[None]:
         yield
 
 
-def _require_answer(url: str) -> None:
+def require_answer(url: str) -> None:
+    """Raises InputError where no Prefect server answers at the address."""
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:

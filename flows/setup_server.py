@@ -17,7 +17,8 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
 from flows.automations import apply_automations
-from pipeline.errors import EXIT_INPUT
+from flows.server import require_answer
+from pipeline.errors import EXIT_INPUT, InputError
 
 CPU, GPU = "cpu", "gpu"
 POOLS = {
@@ -73,7 +74,12 @@ def main(arguments: Sequence[str]) -> int:
     if "PREFECT_API_URL" not in os.environ:
         print("PREFECT_API_URL: not set: must be the server's address, as http://127.0.0.1:4200/api", file=sys.stderr)
         return EXIT_INPUT
-    asyncio.run(set_up(options.gpus))
+    try:
+        require_answer(os.environ["PREFECT_API_URL"])
+        asyncio.run(set_up(options.gpus))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_INPUT
     print(f"pools {', '.join(POOLS)}, each with the queues {', '.join(QUEUES)}; GPUs: {options.gpus}; automations set")
     return 0
 

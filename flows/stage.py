@@ -10,8 +10,8 @@ In a pool with GPUs (any but `cpu`) a stage takes first a GPU of its machine (fl
 concurrency limit that has the pool's name, which has to exist: `prefect gcl create gpu --limit NUMBER`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from pipeline.params.workers import CPU, Workers
 from pipeline.process import die_with_parent
 
 LEASE = 120.0  # seconds after which Prefect frees the slot of a machine that is gone
+SLOT_SECONDS = 30.0  # between two looks whether a stage that waits for a slot is still wanted
 
 
 @flow(name="stage", flow_run_name="{name}", persist_result=False)
@@ -116,7 +117,7 @@ def run_here(
     require_stage(root, name)
     if reads := outputs_read(read_stages(root)[name].get("deps", []), elsewhere):
         transfer(dvc, name, seconds, "pull", "--allow-missing", *reads)
-    with devices(root, name, pool, heart) as variables, beside() as others:
+    with devices(root, name, pool, dvc.supervisor, heart) as variables, beside() as others:
         command = ("repro", "--pull", "--single-item", name)
         outcome = judged(name, root, seconds, lambda: dvc.run(command, seconds, shared(others) | variables))
     transfer(dvc, name, seconds, "push", "--run-cache", name)
@@ -137,18 +138,32 @@ def choose_remote(root: Path, remote: str | None) -> None:
 
 
 @contextmanager
-def devices(root: Path, name: str, pool: str, heart: Heart) -> Iterator[dict[str, str]]:
-    """What a stage needs of its pool, for as long as it runs; yields the environment that says so."""
+def devices(root: Path, name: str, pool: str, supervisor: int, heart: Heart) -> Iterator[dict[str, str]]:
+    """What a stage below this supervisor needs of its pool, for as long as it runs; yields the environment for it."""
     if pool == CPU:
         yield {}
         return
     count, who = gpus_of(root, name), f"stage {name} of flow run {runtime.flow_run.id}"
     with (
-        taken(count, who, get_run_logger().info, lambda: heart.stopped) as variables,
-        # Who holds the machine's own lock goes on where only the renewal of Prefect's lease has failed.
-        concurrency(pool, count, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False),
+        taken(count, who, supervisor, get_run_logger().info, lambda: heart.stopped) as variables,
+        slots_of(pool, count, lambda: heart.stopped),
     ):
         yield variables
+
+
+@contextmanager
+def slots_of(pool: str, count: int, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Hold slots of the pool's global concurrency limit. Holds nothing where `stopped` while waiting for them."""
+    with ExitStack() as held:
+        while not stopped():
+            # Who holds the machine's own lock goes on where only the renewal of Prefect's lease has failed.
+            slots = concurrency(
+                pool, count, SLOT_SECONDS, lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False
+            )
+            with suppress(TimeoutError):
+                held.enter_context(slots)
+                break
+        yield
 
 
 def gpus_of(root: Path, name: str) -> int:

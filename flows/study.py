@@ -9,6 +9,7 @@ Different from `r1flow run`: there is no Prefect here. A study has no schedule, 
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -21,7 +22,7 @@ from pipeline.errors import EXIT_BUG
 from pipeline.files import atomic_file, digest, write_json
 from pipeline.job import DAG_FILE, PARAMS_FILE, read_stages
 from pipeline.params import load_params
-from pipeline.state import ending, read_state
+from pipeline.state import State, ending, read_state
 from pipeline.studies.definition import Study, arm_params, load_study, require_model, workspace, write_yaml
 from pipeline.studies.spent import WAY
 
@@ -53,9 +54,10 @@ def run_study(root: Path, name: str) -> int:
         write_json(folder / WAY, stages)
         print(f"{name}: {arm}, seed {seed} ({place} of {len(cells)})", flush=True)
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", stage]
+        before = {stage: read_state(folder, stage) for stage in stages}
         status = run(command, cwd=folder, env=environment(root), timeout=hours * 3600 * len(stages))
         if status != 0:
-            exit_code, reason = _failure(folder, stages, status)
+            exit_code, reason = _failure(folder, before, status)
             print(f"{name}: {arm}, seed {seed}: {reason}", file=sys.stderr)
             return exit_code
     status = run([sys.executable, "-m", "pipeline.studies", name], cwd=root, env=environment(root))
@@ -99,10 +101,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _failure(folder: Path, stages: tuple[str, ...], status: int) -> tuple[int, str]:
-    """Exit status and reason of the stage whose last attempt did not end well: DVC replaces both by its own."""
-    for stage in stages:
+def _failure(folder: Path, before: Mapping[str, State | None], status: int) -> tuple[int, str]:
+    """Exit status and reason of the stage that has not ended well since `before`: DVC replaces both by its own."""
+    for stage, earlier in before.items():
         state = read_state(folder, stage)
-        if state is not None and state.exit_code != 0:
+        if state is not None and state != earlier and state.exit_code != 0:
             return state.exit_code or EXIT_BUG, f"{stage}: {state.error or ending(state)}"
     return EXIT_BUG, "took too long" if status == TIMED_OUT else f"dvc repro ended with {status}"

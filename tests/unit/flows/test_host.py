@@ -11,9 +11,10 @@ from flows.host import beside, gpus, taken
 from pipeline.errors import InputError
 
 HOLD = """\
-import sys
+import os, sys
 from flows.host import taken
-with taken(1, "stage base", print, lambda: False) as variables:
+supervisor = int(sys.argv[1]) if len(sys.argv) > 1 else os.getpid()
+with taken(1, "stage base", supervisor, print, lambda: False) as variables:
     print(variables, flush=True)
     sys.stdin.read()
 """
@@ -25,9 +26,9 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.host.POLL", 0.05)
 
 
-def hold() -> subprocess.Popen[str]:
+def hold(*supervisor: str) -> subprocess.Popen[str]:
     """Another process that holds a slot of this machine until it is killed."""
-    command = [sys.executable, "-c", HOLD]
+    command = [sys.executable, "-c", HOLD, *supervisor]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("{")
@@ -43,26 +44,60 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(monkeypat
         said.append(line)
         other.kill()
 
-    with taken(1, "stage general_rl", say, lambda: False) as variables:
+    with taken(1, "stage general_rl", os.getpid(), say, lambda: False) as variables:
         assert variables == {}
     other.wait()
     assert len(said) == 1
-    assert f"machine is or was held by stage base, process {other.pid}" in said[0]
+    assert f"machine is held by stage base, process {other.pid}" in said[0]
+
+
+def test_a_gpu_is_free_once_the_stage_of_a_killed_holder_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    supervisor = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    other = hold(str(supervisor.pid))
+    other.kill()
+    other.wait()
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        assert supervisor.poll() is None
+        said.append(line)
+        supervisor.kill()
+
+    with taken(1, "stage general_rl", os.getpid(), say, lambda: False) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == "0"
+        assert said == [f"waiting for 1 of this machine's GPUs: 0 is held by stage base, process {other.pid}"]
+    supervisor.wait()
+    with taken(1, "stage again", os.getpid(), pytest.fail, lambda: False):
+        pass
+
+
+def test_a_driver_that_does_not_work_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == ()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    with pytest.raises(
+        InputError,
+        match=r"^nvidia-smi does not work here \(.*exit status 9\.\); on a machine",
+    ):
+        gpus()
 
 
 def test_each_stage_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert gpus() == ("4", "7")
     other = hold()  # has the first
-    with taken(1, "stage general_rl", pytest.fail, lambda: False) as variables:
+    with taken(1, "stage general_rl", os.getpid(), pytest.fail, lambda: False) as variables:
         assert variables["CUDA_VISIBLE_DEVICES"] == "7"
     other.kill()
     other.wait()
-    with taken(2, "stage general_rl", pytest.fail, lambda: False) as variables:
+    with taken(2, "stage general_rl", os.getpid(), pytest.fail, lambda: False) as variables:
         assert variables["CUDA_VISIBLE_DEVICES"] == "4,7"
     with (
         pytest.raises(InputError, match=r"distributed\.ranks: 3: this machine has 2 GPUs"),
-        taken(3, "stage base", pytest.fail, lambda: False),
+        taken(3, "stage base", os.getpid(), pytest.fail, lambda: False),
     ):
         pass
 
@@ -71,9 +106,9 @@ def test_nobody_holds_a_part_of_what_he_needs(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     other = hold()
     stopped: list[bool] = []
-    with taken(2, "stage base", lambda line: stopped.append(True), lambda: bool(stopped)) as variables:
+    with taken(2, "stage base", os.getpid(), lambda line: stopped.append(True), lambda: bool(stopped)) as variables:
         assert variables == {}  # stopped while it waited
-        with taken(1, "stage general_rl", pytest.fail, lambda: False) as free:
+        with taken(1, "stage general_rl", os.getpid(), pytest.fail, lambda: False) as free:
             assert free["CUDA_VISIBLE_DEVICES"] == "1"
     other.kill()
     other.wait()
@@ -95,5 +130,8 @@ def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     else:
         monkeypatch.setenv("R1FLOW_LOCKS", "/")
-    with pytest.raises(InputError, match="belongs to another user"), taken(1, "stage", print, lambda: False):
+    with (
+        pytest.raises(InputError, match="belongs to another user"),
+        taken(1, "stage", os.getpid(), print, lambda: False),
+    ):
         pass

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.objects import State as PrefectState
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Running, Scheduled
 
 from flows import sending
@@ -33,13 +35,15 @@ class Server:
         self.runs: list[FlowRun] = []
         self.orders: list[tuple[str, str]] = []  # a flow run's name and the stage that it is given
         self.reports: dict[tuple[UUID, str], Report] = {}
+        self.keys: list[str] = []  # one flow run for each; a second one of the same would be the first again
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *error: object) -> None: ...
 
-    def start(self, deployment: str, flow_run_name: str, **_: object) -> FlowRun:
+    def start(self, deployment: str, flow_run_name: str, idempotency_key: str, **_: object) -> FlowRun:
+        self.keys.append(idempotency_key)
         self.runs.append(FlowRun(flow_id=uuid.uuid4(), name=flow_run_name, state=Scheduled()))
         return self.runs[-1]
 
@@ -47,7 +51,10 @@ class Server:
         self.orders.append((self.read_flow_run(run).name, order.name))
 
     def read_flow_run(self, run: UUID) -> FlowRun:
-        return next(one for one in (self.recipe, *self.runs) if one.id == run)
+        for one in (self.recipe, *self.runs):
+            if one.id == run:
+                return one
+        raise ObjectNotFound(LookupError())
 
     def set_flow_run_state(self, run: UUID, state: PrefectState, force: bool = False) -> None:
         self.read_flow_run(run).state = state
@@ -162,6 +169,22 @@ def test_a_stage_is_sent_again_where_the_flow_run_that_should_go_on_has_ended(se
     future = sent.begin("left")
     sent.end(future, "left", "left")
     assert [run.name for run in sent.server.runs] == ["data", "model, left", "left"]
+
+
+def test_a_stage_is_sent_again_where_its_flow_run_was_deleted(sent: Sent) -> None:
+    future = sent.begin("data")
+    sent.server.run("data").state = Running()
+    sent.server.runs.clear()
+    sent.end(future, "data", "data")
+
+
+def test_each_try_at_a_recipe_and_at_a_stage_sends_anew(sent: Sent, tmp_path: Path) -> None:
+    sent.do("data", "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sent.sender, "_journey", replace(sent.sender._journey, attempt=2))
+        sent.end(sent.begin("model"), "model", "model")
+    sent.do("left", "model, left")
+    assert sent.server.keys == [f"{sent.server.recipe.id}-1-data-1-0", f"{sent.server.recipe.id}-2-model-1-0"]
 
 
 def test_a_flow_run_whose_stage_failed_is_given_nothing_more(sent: Sent) -> None:
