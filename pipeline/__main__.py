@@ -27,6 +27,7 @@ from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
 from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
 from pipeline.mirror import mirrored
+from pipeline.model.planned import require_models
 from pipeline.params import Distributed, Params, load_params
 from pipeline.process import (
     die_with_parent,
@@ -72,6 +73,7 @@ def run_stage(stage: str, root: Path) -> None:
     require_stage(root, stage)
     with Attempt(root, stage) as attempt, ExitStack() as around:
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
+        require_models(params)
         if not is_rank():  # of ranks, who starts them keeps the copy
             around.enter_context(mirrored(params.machine.store, root, stage, work.key))
         attempt.update(key=work.key)

@@ -18,6 +18,7 @@ def run(
     from flows.supervise import GRACE
     from flows.supervise import run as run_supervised
     from pipeline.job import PARAMS_FILE
+    from pipeline.model.planned import require_models
     from pipeline.params import load_params
     from pipeline.process import exit_on_signals
     from pipeline.workspace import adopt_params
@@ -25,7 +26,7 @@ def run(
     root = project()
     if params is not None and (told := adopt_params(root, params)):
         print(told)
-    load_params(root / PARAMS_FILE)
+    require_models(load_params(root / PARAMS_FILE))
     exit_on_signals()
     flow = [sys.executable, "-m", "flows.recipe", *(["--until", until] if until else [])]
     # The flow, when it is stopped, first gives its stage the usual grace.

@@ -62,10 +62,21 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Read the contents of a config.json; raises InputError with key, value and rule."""
-        fields = Fields(config)
+        return cls._read(Fields(config))
+
+    @classmethod
+    def from_params(cls, config: Mapping[str, Any], key: str) -> "ModelConfig":
+        """The same of what params name under `key`, without the vocabulary. A key that means nothing is refused too."""
+        fields = Fields({**config, "vocab_size": 1}, f"{key}.", "params")
+        found = cls._read(fields)
+        fields.refuse_unread()
+        return found
+
+    @classmethod
+    def _read(cls, fields: Fields) -> "ModelConfig":
         model_type = fields.choice("model_type", tuple(ARCHITECTURES))
         _refuse_what_we_do_not_compute(fields)
-        packed_layout.require_layout("config.json", config)
+        packed_layout.require_layout(fields.file, {"quantization_config": fields.get("quantization_config")})
         heads = fields.integer("num_attention_heads")
         layers = fields.integer("num_hidden_layers")
         positions = fields.integer("max_position_embeddings")

@@ -1,5 +1,6 @@
 """Typed reading of a config.json, so that each wrong value is reported with its key, itself and the rule it breaks."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -8,18 +9,29 @@ from pipeline.errors import InputError
 
 
 class Fields:
-    """The keys of one JSON object. As in transformers, null and absent mean the same; `default` None means required."""
+    """The keys of one JSON object. As in transformers, null and absent mean the same; `default` None means required.
 
-    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
-        self._values = values
-        self._prefix = prefix
+    `prefix` says where the object stands in `file`.
+    """
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = "", file: str = "config.json") -> None:
+        self._values, self.prefix, self.file = values, prefix, file
+        self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
+        self._read.add(key)
         value = self._values.get(key)
         return default if value is None else value
 
     def refuse(self, key: str, rule: str) -> NoReturn:
-        raise InputError(f"config.json: {self._prefix}{key} = {self._values.get(key)!r}: {rule}")
+        raise InputError(f"{self.file}: {self.prefix}{key} = {self._values.get(key)!r}: {rule}")
+
+    def refuse_unread(self) -> None:
+        """Refuse a key that nobody has asked for."""
+        for key in self._values:
+            if key not in self._read:
+                close = difflib.get_close_matches(key, self._read, n=1)
+                self.refuse(key, "there is no such key" + "".join(f"; did you mean {other}?" for other in close))
 
     def must_be(self, key: str, only: Any) -> None:
         """Refuse every value but `only`, which is also what an absent key means."""

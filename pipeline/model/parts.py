@@ -79,7 +79,7 @@ def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
     nested = fields.mapping("rope_parameters")
     old = fields.mapping("rope_scaling")
     merged = {"rope_theta": fields.get("rope_theta", 10000.0), **nested, **old}
-    rope = Fields(merged, "rope_parameters.")
+    rope = Fields(merged, f"{fields.prefix}rope_parameters.", fields.file)
     rope.must_be("partial_rotary_factor", 1)
     rope_type = rope.choice("rope_type" if "rope_type" in merged else "type", ROPE_TYPES, "default")
     theta = rope.number("rope_theta", above=1.0)

@@ -181,6 +181,20 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _variants_are_made_of_what_is_there(self) -> "Params":
+        before, variants = ["general_rl", *self.distillation.students], self.deployment.variants
+        for name, variant in variants.items():
+            key = f"deployment.variants.{name}"
+            if name in before:
+                raise ValueError(f"{key}: must not be called as a release is")
+            if variant.of not in before:
+                raise ValueError(f"{key}.of: {variant.of!r}: must be one of {', '.join(before)}")
+            if variant.experts is not None and variant.of in variants and variants[variant.of].int8:
+                raise ValueError(f"{key}.experts: {variant.of} is packed: cut the experts first, pack then")
+            before.append(name)
+        return self
+
+    @model_validator(mode="after")
     def _adapted_weights_stay_whole(self) -> "Params":
         students = {f"distillation.students.{name}": student for name, student in self.distillation.students.items()}
         stages = ("cold_start", "reasoning_rl", "general_sft", "preference", "general_rl")

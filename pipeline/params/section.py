@@ -26,9 +26,15 @@ def broken_rules(path: Path, error: ValidationError) -> InputError:
 
 
 def _explain(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "document"
-    if detail["type"] == "missing":  # pydantic gives the section around it for the value
-        return f"{key}: is missing"
+    key = ".".join(str(part) for part in detail["loc"])
+    match detail["type"]:
+        case "missing":
+            return f"{key}: is missing"
+        case "value_error" if isinstance(detail["input"], dict):  # of a whole section, whose rule names the key
+            return ": ".join(filter(None, (key, str(detail["ctx"]["error"]))))
+        case "extra_forbidden":
+            rule = "there is no such key"
+        case _:
+            rule = detail["msg"]
     value = repr(detail["input"])
-    value = value if len(value) <= 80 else value[:77] + "..."
-    return f"{key}: {value}: {'there is no such key' if detail['type'] == 'extra_forbidden' else detail['msg']}"
+    return f"{key or 'document'}: {value if len(value) <= 80 else value[:77] + '...'}: {rule}"

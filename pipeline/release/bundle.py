@@ -17,16 +17,8 @@ from pipeline.params import Parity, Sampling
 from pipeline.release.card import Background, card
 from pipeline.release.export import export
 from pipeline.release.parity import Question, require_parity
-from pipeline.release.record import CARD, RECORD, Figures, Kind, Release, write_checksums
+from pipeline.release.record import CARD, Figures, Kind, Release, write_checksums
 
-RESERVED = (
-    RECORD,
-    "metrics.json",
-    "experts.csv",
-    "coverage.csv",
-    "expert_tokens.csv",
-    "pruning.csv",
-)  # lie beside the releases
 TEACHER = "The reasoning model at the end of DeepSeek-R1's recipe, after supervised and reinforcement learning."
 STUDENT = "A student of `{teacher}`: a smaller model, fine-tuned on what the teacher's recipe wrote (as R1-Distill)."
 

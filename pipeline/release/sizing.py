@@ -1,6 +1,6 @@
 """The variants of a run's releases, in the order of params, as further sources; and the tables of making them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.job import Job
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Params, Variant
 from pipeline.records import Problem, Trace, read_table
-from pipeline.release.bundle import RESERVED, Source
+from pipeline.release.bundle import Source
 from pipeline.release.record import Figures
 from pipeline.sizing.curve import pruning_curve
 from pipeline.sizing.profile import Profile
@@ -37,7 +37,6 @@ class Sized:
 def right_size(sources: Sequence[Source], samples: pl.DataFrame, params: Params, job: Job) -> Sized:
     """Make every variant of params.deployment.variants. Raises InputError where one cannot be made."""
     options = params.deployment
-    require_sensible(options.variants, [source.name for source in sources])
     found = Sized(list(sources), samples, {}, {})
     if not options.variants:
         return found
@@ -62,21 +61,6 @@ def right_size(sources: Sequence[Source], samples: pl.DataFrame, params: Params,
         found.evaluation[name] = {figure: asdict(interval) for figure, interval in made.evaluation.items()}
     both = pl.concat([samples, *(models[name].samples for name in options.variants)])
     return replace(found, sources=[replace(known[name], use=models[name].use) for name in known], samples=both)
-
-
-def require_sensible(variants: Mapping[str, Variant], releases: Sequence[str]) -> None:
-    """Raises InputError for a variant with a taken name, or of what does not come before it."""
-    before = list(releases)
-    for name, variant in variants.items():
-        if name in before or name in RESERVED:
-            raise InputError(
-                f"{VARIANTS}.{name}: must not be called as {'a release' if name in before else 'a file'} is"
-            )
-        if variant.of not in before:
-            raise InputError(f"{VARIANTS}.{name}.of: {variant.of!r}: must be one of {', '.join(before)}")
-        if variant.experts is not None and variants.get(variant.of, variant).int8 and variant.of in variants:
-            raise InputError(f"{VARIANTS}.{name}.experts: {variant.of} is packed: cut the experts first, pack then")
-        before.append(name)
 
 
 def _profile(of: Source, shop: Workshop, found: Sized) -> Profile:

@@ -17,7 +17,6 @@ from pipeline.model.stored import USE, hottest
 from pipeline.params import Params, Variant
 from pipeline.records import Problem, Trace, read_table, schema, write_table
 from pipeline.release.record import read_record, release_folder, verify_checksums
-from pipeline.release.sizing import require_sensible
 from pipeline.stages import deployment
 from tests.unit.release.toys import job, make_project
 from tests.unit.release.toys import params as plain_params
@@ -134,7 +133,6 @@ def test_a_second_run_writes_the_same_bytes(
     ("variants", "message"),
     [
         ({"general_rl": {"of": "little", "int8": True}}, "general_rl: must not be called as a release is"),
-        ({"pruning.csv": {"of": "little", "int8": True}}, r"pruning\.csv: must not be called as a file is"),
         ({"a": {"of": "b", "int8": True}}, "a.of: 'b': must be one of general_rl, little"),
         (
             {"a": {"of": "general_rl", "int8": True}, "b": {"of": "a", "experts": 4}},
@@ -142,10 +140,9 @@ def test_a_second_run_writes_the_same_bytes(
         ),
     ],
 )
-def test_names_and_origins_are_checked_before_anything_is_made(variants: dict[str, Any], message: str) -> None:
-    known = {name: Variant.model_validate(variant) for name, variant in variants.items()}
-    with pytest.raises(InputError, match=rf"deployment\.variants\.{message}"):
-        require_sensible(known, ["general_rl", "little"])
+def test_names_and_origins_are_checked_with_the_params(variants: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"deployment\.variants\.{message}"):
+        params(**variants)
 
 
 @pytest.mark.parametrize(
