@@ -113,7 +113,7 @@ class Workshop:
     def _recover(self, name: str, variant: Variant, model: Decoder) -> Decoder:
         if variant.recover is None:
             return model
-        examples = worked_examples(self.tokenizer, self.problems, self.traces)
+        examples = worked_examples(self.tokenizer, self.problems, self.traces, model.config.max_position_embeddings)
         job = self.job
 
         def log(figures: Mapping[str, float], step: int) -> None:

@@ -42,7 +42,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         title=f"{job.stage}: pre-training",
         distributed=params.distributed,
     )
-    examples = worked_examples(start.tokenizer, problems, traces)
+    examples = worked_examples(start.tokenizer, problems, traces, start.model.config.max_position_embeddings)
     prepare(start.model, student.train, params.seed)
     summary = train(
         start.model,

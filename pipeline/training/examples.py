@@ -7,6 +7,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from pipeline import chat
+from pipeline.errors import InputError
 from pipeline.training.batches import Example
 
 
@@ -15,10 +16,13 @@ def text_examples(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> l
     return [Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in _encode(tokenizer, list(texts))]
 
 
-def worked_examples(tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame, traces: pl.DataFrame) -> list[Example]:
+def worked_examples(
+    tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame, traces: pl.DataFrame, room: int
+) -> list[Example]:
     """Supervised fine-tuning: the model predicts thinking and answer, the prompt is given.
 
     `problems` and `traces` are tables of records; every trace must have its problem. The order is that of `traces`.
+    Raises InputError for an example of more tokens than `room`, the model's max_position_embeddings.
     """
     worked = traces.join(problems, left_on="problem_id", right_on="id", how="left", maintain_order="left")
     assert worked["prompt"].null_count() == 0, "curation lets no trace pass without its problem"
@@ -29,8 +33,14 @@ def worked_examples(tokenizer: PreTrainedTokenizerFast, problems: pl.DataFrame, 
         for thinking, answer in worked.select("thinking", "answer").iter_rows()
     ]
     examples = []
-    for prompt, completion in zip(_encode(tokenizer, prompts), _encode(tokenizer, completions), strict=True):
-        counts = np.zeros(len(prompt) + len(completion), dtype=bool)
+    encoded = zip(_encode(tokenizer, prompts), _encode(tokenizer, completions), strict=True)
+    for problem, (prompt, completion) in zip(worked["problem_id"], encoded, strict=True):
+        if (length := len(prompt) + len(completion)) > room:
+            raise InputError(
+                f"a trace of problem {problem} has {length} tokens with its prompt: must be at most the model's "
+                f"max_position_embeddings = {room}; curation.limits and selection bound what is long"
+            )
+        counts = np.zeros(length, dtype=bool)
         counts[len(prompt) :] = True
         examples.append(Example(np.concatenate([prompt, completion]), counts))
     return examples

@@ -30,7 +30,7 @@ def fine_tune(
     Returns the job's metrics.
     """
     model, tokenizer = prepare(load_model(start, device=stage_device()), options, seed), load_tokenizer(start)
-    examples = worked_examples(tokenizer, problems, traces)
+    examples = worked_examples(tokenizer, problems, traces, model.config.max_position_embeddings)
     summary = train(
         model,
         examples,
