@@ -25,7 +25,18 @@ from pipeline.cost import Account
 from pipeline.curves import CURVES, Curves
 from pipeline.errors import EXPECTED, InputError, exit_code
 from pipeline.files import write_json
-from pipeline.job import MEMBER, PARAMS_FILE, Job, Log, at, identity, outputs, project_root, require_stage
+from pipeline.job import (
+    MEMBER,
+    PARAMS_FILE,
+    Job,
+    Log,
+    at,
+    identity,
+    outputs,
+    project_root,
+    require_inputs,
+    require_stage,
+)
 from pipeline.mirror import mirrored
 from pipeline.model.planned import require_models
 from pipeline.params import Distributed, Params, load_params
@@ -72,6 +83,7 @@ def run_stage(stage: str, root: Path) -> None:
     """Run one stage in the project at `root`; its figures, in the stage's own order, become metrics.json."""
     require_stage(root, stage)
     with Attempt(root, stage) as attempt, ExitStack() as around:
+        require_inputs(root, stage)
         params, work = load_params(root / PARAMS_FILE), identity(root, stage)
         require_models(params)
         if not is_rank():  # of ranks, who starts them keeps the copy

@@ -122,7 +122,7 @@ class Job:
         """Where another stage has written `name`."""
         path = artifacts(self.root, stage) / name
         if not path.exists():
-            raise InputError(f"{path}: missing; run stage {stage} first (`r1flow run --until {stage}`)")
+            raise missing(path, stage)
         return path
 
     @property
@@ -231,6 +231,18 @@ def require_stage(root: Path, stage: str) -> None:
     stages = read_stages(root)
     if stage not in stages:
         raise InputError(f"{root / DAG_FILE}: no stage {stage!r}; there are {', '.join(stages)}")
+
+
+def require_inputs(root: Path, stage: str) -> None:
+    """Raises InputError where what another stage makes for this one is not there."""
+    makers = {path: other for other in read_stages(root) for path in outputs(root, other)}
+    for name in read_stages(root)[stage].get("deps", []):
+        if (path := root / name) in makers and not path.exists():
+            raise missing(path, makers[path])
+
+
+def missing(path: Path, maker: str) -> InputError:
+    return InputError(f"{path}: missing; run stage {maker} first (`r1flow run --until {maker}`)")
 
 
 def outputs(root: Path, stage: str) -> set[Path]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.job import DAG_FILE, Job, at, identity, outputs, project_root, read_stages, require_stage
+from pipeline.job import DAG_FILE, Job, at, identity, outputs, project_root, read_stages, require_inputs, require_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +69,14 @@ def test_a_missing_input_says_which_stage_makes_it(project: Path) -> None:
     job = Job("second", project, "0", lambda metrics, step: None, lambda name, step, rows: None)
     with pytest.raises(InputError, match="run stage first first"):
         job.input("first", "model")
+
+
+def test_a_stage_whose_inputs_are_not_there_is_told_who_makes_them(group: Path) -> None:
+    with pytest.raises(InputError, match="artifacts/before/out: missing; run stage before first"):
+        require_inputs(group, "group@small")
+    (group / "artifacts" / "before").mkdir(parents=True)
+    (group / "artifacts" / "before" / "out").touch()
+    require_inputs(group, "group@small")  # `code` is no stage's
 
 
 GROUP = """\
