@@ -104,6 +104,7 @@ def test_evaluation_says_pass_at_1_of_every_model_with_its_interval(reproduced: 
 def test_a_base_from_a_checkpoint_is_that_checkpoint(reproduced: Path, tmp_path: Path) -> None:
     source = reproduced / "artifacts" / "cold_start" / "model"
     folder = _clone(tmp_path)
+    shutil.copytree(reproduced / "artifacts" / "curation", folder / "artifacts" / "curation")  # a dep of it
     params = YAML_FILE.load((folder / "params.yaml").read_text())
     params["base"] = {"kind": "checkpoint", "source": str(source), "digest": "0" * 64}
     for digest, status in (("0" * 64, 2), (checkpoint_digest(source), 0)):
