@@ -27,11 +27,12 @@ class Entry:
     references: tuple[str, ...]  # those of its references that the run has, the floor's first
 
 
-def find_models(root: Path, dependencies: Iterable[str]) -> list[Entry]:
+def find_models(root: Path, dependencies: Iterable[str], students: Iterable[str]) -> list[Entry]:
     """The models that a stage's dependencies name, in the order of the tables.
 
-    `artifacts/STAGE/model` is one, and so is the `model` in every folder of `artifacts/distillation`. A stage that is
-    not in `ORDER` comes last, compared with nothing.
+    `artifacts/STAGE/model` is one, and with `artifacts/distillation` so is the `model` there of each of the `students`:
+    params may have had others before, whose folders stay. A stage that is not in `ORDER` comes last, compared with
+    nothing.
     """
     folders: dict[str, Path] = {}
     for dependency in dependencies:
@@ -39,8 +40,8 @@ def find_models(root: Path, dependencies: Iterable[str]) -> list[Entry]:
             case ("artifacts", stage, "model") if stage != JUDGE:
                 folders[stage] = root / dependency
             case ("artifacts", folder) if folder == STUDENTS:
-                found = (root / dependency).glob("*/model")
-                folders |= {f"{STUDENTS}/{model.parent.name}": model for model in found}
+                found = {student: root / dependency / student / "model" for student in students}
+                folders |= {f"{STUDENTS}/{student}": model for student, model in found.items() if model.is_dir()}
     names = sorted(folders, key=_place)
     teacher = next((name for name in names if not is_student(name)), None)
     entries = []

@@ -50,12 +50,12 @@ class Terms:
     meter: Meter
 
 
-def find_sources(root: Path, dependencies: Iterable[str]) -> list[Source]:
+def find_sources(root: Path, dependencies: Iterable[str], students: Iterable[str]) -> list[Source]:
     """The recipe's final model and its students, as a stage's dependencies name them.
 
     Raises InputError where two releases would have one name.
     """
-    models = find_models(root, dependencies)
+    models = find_models(root, dependencies, students)
     teacher = final(models)
     sources = [_source(teacher, teacher.name, "teacher", TEACHER)]
     about = STUDENT.format(teacher=teacher.name)

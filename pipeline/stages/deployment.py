@@ -34,7 +34,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         background=Background(problems, samples, upstream, verifiers),
         meter=job.meter,
     )
-    sources = find_sources(job.root, read_stages(job.root)[job.stage]["deps"])
+    sources = find_sources(job.root, read_stages(job.root)[job.stage]["deps"], params.distillation.students)
     releases = []
     with atomic_folder(artifacts(job.root, job.stage)) as folder:
         sized = right_size(sources, samples, params, job)

@@ -25,7 +25,8 @@ from pipeline.records import Problem, read_table
 def run(params: Params, job: Job) -> dict[str, float]:
     options, seed = params.evaluation, params.seed
     dependencies = read_stages(job.root)[job.stage]["deps"]
-    models, preference = find_models(job.root, dependencies), find_preference(job.root, dependencies)
+    models = find_models(job.root, dependencies, params.distillation.students)
+    preference = find_preference(job.root, dependencies)
     curated = read_table(job.input("curation", "problems.parquet"), Problem)
     problems = choose(curated, options.problems, options.general)
     if problems.filter(pl.col("verifier") != "none").is_empty():

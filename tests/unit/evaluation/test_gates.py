@@ -26,7 +26,8 @@ def _gates(models: Mapping[str, Sequence[str]], options: Mapping[str, Any], tmp_
             (tmp_path / "artifacts" / name / "model").mkdir(parents=True)
             deps.append("artifacts/distillation")
     problems = per_problem(judged(models))
-    gates = stage_gates(find_models(tmp_path, deps), problems, ModelGates.model_validate(options), seed=0)
+    students = [name.partition("/")[2] for name in models if "/" in name]
+    gates = stage_gates(find_models(tmp_path, deps, students), problems, ModelGates.model_validate(options), seed=0)
     return {gate.model: gate for gate in gates}
 
 

@@ -18,10 +18,11 @@ WHOLE = [
 
 
 def test_the_whole_recipe_the_final_model_first(tmp_path: Path) -> None:
-    for student in ("small", "large"):
+    for student in ("small", "large", "former"):
         (tmp_path / "artifacts" / "distillation" / student / "model").mkdir(parents=True)
     (tmp_path / "artifacts" / "distillation" / "unfinished").mkdir()
-    models = find_models(tmp_path, WHOLE)
+    students = ("unfinished", "small", "large")  # of the params; there was another one before
+    models = find_models(tmp_path, WHOLE, students)
     assert {entry.name: entry.references for entry in models} == {
         "general_rl": ("general_sft",),
         "distillation/large": ("general_rl",),
@@ -34,11 +35,11 @@ def test_the_whole_recipe_the_final_model_first(tmp_path: Path) -> None:
     assert [entry.name for entry in models][:2] == ["general_rl", "distillation/large"]
     assert models[1].folder == tmp_path / "artifacts" / "distillation" / "large" / "model"
     assert final(models).name == "general_rl"
-    assert find_models(tmp_path, reversed(WHOLE)) == models
+    assert find_models(tmp_path, reversed(WHOLE), reversed(students)) == models
 
 
 def test_a_part_of_the_recipe_is_compared_with_what_is_there(tmp_path: Path) -> None:
-    models = find_models(tmp_path, ["artifacts/base/model", "artifacts/general_sft/model", "artifacts/dense/model"])
+    models = find_models(tmp_path, ["artifacts/base/model", "artifacts/general_sft/model", "artifacts/dense/model"], ())
     assert [(entry.name, entry.references) for entry in models] == [
         ("general_sft", ("base",)),
         ("base", ()),

@@ -80,7 +80,9 @@ def make_project(root: Path) -> Path:
     table = pl.DataFrame(problems, schema=schema(Problem))
     write_table(table, root / "artifacts" / "curation" / "problems.parquet")
     options = params()
-    evaluated = evaluate(find_models(root, DEPS), table, options.evaluation, options.seed, None)
+    evaluated = evaluate(
+        find_models(root, DEPS, options.distillation.students), table, options.evaluation, options.seed, None
+    )
     found, folder_ = results(evaluated, options.seed), root / "artifacts" / "evaluation"
     found.write(evaluated.samples, folder_)
     write_json(folder_ / "metrics.json", found.metrics, sort=False)

@@ -171,5 +171,7 @@ def test_a_student_may_not_take_the_teachers_name(trained: Path, tmp_path: Path)
     shutil.copytree(trained, root)
     folder = root / "artifacts" / "distillation"
     (folder / "little").rename(folder / "general_rl")
+    plain = params()
+    called = plain.distillation.model_copy(update={"students": {"general_rl": plain.distillation.students["little"]}})
     with pytest.raises(InputError, match=r"distillation\.students\.general_rl: must not be called"):
-        deployment.run(params(), job(root))
+        deployment.run(plain.model_copy(update={"distillation": called}), job(root))

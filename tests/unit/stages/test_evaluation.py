@@ -199,7 +199,7 @@ def test_with_a_preference_model_general_answers_are_compared(project: Path) -> 
             return [float(-self.calls)] * len(texts)  # the base is asked last
 
     options = _params().evaluation
-    models = find_models(project, [f"artifacts/{stage}/model" for stage in SKILL])
+    models = find_models(project, [f"artifacts/{stage}/model" for stage in SKILL], ())
     problems = choice.choose(read_table(project / "artifacts" / "curation" / "problems.parquet", Problem), 10, 2)
     preference = Preference(LikesTheBase(), character_tokenizer(chat.CHAT_TEMPLATE))
     metrics = results(evaluate(models, problems, options, 0, preference), 0).metrics
