@@ -46,12 +46,12 @@ class Heart:
             try:
                 with get_client(sync_client=True) as client:
                     while not self._over.is_set():
-                        beats += 1
-                        client.update_flow_run_labels(self._run, {LABEL: beats})
-                        if reason := self._unwanted(client):
+                        if reason := self._unwanted(client):  # first: of a deleted run labels tell a mere HTTP error
                             self.reason = reason
                             stop_all()
                             return
+                        beats += 1
+                        client.update_flow_run_labels(self._run, {LABEL: beats})
                         self._over.wait(BEAT)
             except ObjectNotFound:
                 self.reason = "this flow run, or the recipe's, was deleted"

@@ -128,7 +128,8 @@ def _take_free(held: ExitStack, slots: Sequence[str], count: int, who: str, supe
 def _winds_down(slot: str) -> bool:
     """Whether the stage of a holder that is gone still does."""
     note = _read_note(slot)
-    return note is not None and note["started"] == _started(note["supervisor"])
+    began = None if note is None else _started(note["supervisor"])
+    return note is not None and began is not None and note["started"] == began
 
 
 def _started(process: int) -> float | None:

@@ -4,6 +4,7 @@ import logging
 import uuid
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -26,6 +27,8 @@ class Server:
     def __exit__(self, *error: object) -> None: ...
 
     def update_flow_run_labels(self, run: UUID, labels: dict[str, int]) -> None:
+        if run not in self.runs:  # as Prefect's client does here
+            raise httpx.HTTPStatusError("404", request=httpx.Request("PATCH", "http://x"), response=httpx.Response(404))
         self.beats = labels[heartbeat.LABEL]
         if self.beats == 3:
             self.change()

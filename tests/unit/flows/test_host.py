@@ -72,6 +72,17 @@ def test_a_gpu_is_free_once_the_stage_of_a_killed_holder_has_ended(monkeypatch: 
         pass
 
 
+def test_a_supervisor_that_was_gone_already_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    other = hold(str(gone.pid))
+    other.kill()
+    other.wait()
+    with taken(1, "stage general_rl", os.getpid(), pytest.fail, lambda: False) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_a_driver_that_does_not_work_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
