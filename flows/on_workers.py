@@ -14,7 +14,8 @@ end it goes to recipes/FLOW-RUN/ in the artifact store too, where params name on
 of the clone's origin.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,7 +28,7 @@ from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
 from flows import artifacts
-from flows.approval import ask
+from flows.approval import FOLLOW, ask
 from flows.attempts import RETRY_DELAY, StageFailedError
 from flows.checkout import project_clone, removed_afterwards
 from flows.commands import Commands
@@ -101,20 +102,30 @@ def recipe_on_workers(
 
 
 def require_workers(params: Params, stages: Sequence[str]) -> Workers:
-    """The section `workers`, once the server knows every pool that it sends a stage to. Raises InputError."""
+    """The section `workers`, once the server knows all that the recipe sends runs to. Raises InputError."""
     if params.workers is None:
         raise InputError(f"{PARAMS_FILE}: workers: missing: it says in which pools the stages run")
     with get_client(sync_client=True) as client:
         for pool in sorted({params.workers.pool(stage) for stage in stages}):
-            deployment, wanted = DEPLOYMENT_OF.format(pool=pool), f"deployment {DEPLOYMENT_OF.format(pool=pool)}"
-            try:
+            deployment = DEPLOYMENT_OF.format(pool=pool)
+            with known(f"workers: {pool!r}", f"deployment {deployment}"):
                 client.read_deployment_by_name(deployment)
-                if pool != CPU:
-                    wanted = f"global concurrency limit {pool}"
+            if pool != CPU:
+                with known(f"workers: {pool!r}", f"global concurrency limit {pool}"):
                     client.read_global_concurrency_limit_by_name(pool)
-            except ObjectNotFound:
-                raise InputError(f"{PARAMS_FILE}: workers: {pool!r}: the server has no {wanted}") from None
+        if DEPLOYMENT in stages and params.operation.approval.by == "run" and params.tracking.uri is not None:
+            with known("operation.approval.by: 'run'", f"deployment {FOLLOW}"):
+                client.read_deployment_by_name(FOLLOW)
     return params.workers
+
+
+@contextmanager
+def known(key: str, what: str) -> Iterator[None]:
+    """Let what the server does not know, which the block asks for, be the fault of a key. Raises InputError."""
+    try:
+        yield
+    except ObjectNotFound:
+        raise InputError(f"{PARAMS_FILE}: {key}: the server has no {what}") from None
 
 
 def run_stages(dag: Dag, stages: Sequence[str], outcomes: dict[str, Outcome], sender: Sender, retries: int) -> None:

@@ -60,7 +60,11 @@ def run_study(root: Path, name: str) -> int:
             exit_code, reason = _failure(folder, before, status)
             print(f"{name}: {arm}, seed {seed}: {reason}", file=sys.stderr)
             return exit_code
-    status = run([sys.executable, "-m", "pipeline.studies", name], cwd=root, env=environment(root))
+    compare = [sys.executable, "-m", "pipeline.studies", name]
+    status = run(compare, cwd=root, env=environment(root), timeout=hours * 3600)
+    if status == TIMED_OUT:
+        print(f"{name}: the comparison took too long", file=sys.stderr)
+        return EXIT_BUG
     if status == 0:
         print(publish(root))
     return status

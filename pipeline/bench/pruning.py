@@ -11,6 +11,9 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.job import PARAMS_FILE, Job, artifacts
 from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint_files import read_config
+from pipeline.model.config import ModelConfig
+from pipeline.model.pruning import require_prunable
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.params import Variant, load_params
 from pipeline.records import Problem, Sample, Trace, read_table
@@ -22,13 +25,16 @@ TEACHER = "general_rl"
 def run(root: Path, experts: Sequence[int]) -> dict[str, str]:
     """Experts left → pass@1 and what it is more than the teacher's, with intervals, untrained and trained.
 
-    Trained as the first of params.deployment.variants that recovers. Raises InputError where none does.
+    Trained as the first of params.deployment.variants that recovers. Raises InputError where none does, or the
+    teacher cannot be left with so many experts.
     """
     params = load_params(root / PARAMS_FILE)
     recipes = [variant.recover for variant in params.deployment.variants.values() if variant.recover is not None]
     if not recipes:
         raise InputError("deployment.variants: none has recover: must have one, whose training is measured")
     folder = artifacts(root, TEACHER) / "model"
+    for count in experts:
+        require_prunable(ModelConfig.from_hf(read_config(folder)).mixture, count, "--experts")
     samples = read_table(artifacts(root, "evaluation") / "samples.parquet", Sample)
     teacher = Model(TEACHER, lambda: load_model(folder), samples, TEACHER)
     with tempfile.TemporaryDirectory() as scratch:

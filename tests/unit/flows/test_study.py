@@ -1,5 +1,6 @@
 """Arms run by DVC in workspaces: equal work once, what failed by its reason, a rerun does what is missing."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -48,6 +49,8 @@ main(sys.argv[1], Path.cwd())
 
 
 class StudyProject:
+    compared = 0  # exit status of the comparison
+
     def __init__(self, project: FlowProject) -> None:
         self.root = project.root
         (self.root / "dvc.yaml").write_text(DAG)
@@ -70,11 +73,14 @@ class StudyProject:
 
 @pytest.fixture
 def project(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> StudyProject:
-    run = study.run
-    compared = [study.sys.executable, "-m", "pipeline.studies", "which"]  # type: ignore[attr-defined]
-    monkeypatch.setattr(study, "run", lambda command, **rest: 0 if command == compared else run(command, **rest))
+    run, project = study.run, StudyProject(flow_project)
+
+    def run_all_but_the_comparison(command: Sequence[str], *, timeout: float, **rest: Any) -> int:
+        return project.compared if "pipeline.studies" in command else run(command, timeout=timeout, **rest)
+
+    monkeypatch.setattr(study, "run", run_all_but_the_comparison)
     monkeypatch.setattr(study, "publish", lambda root: f"the page: {root}")
-    return StudyProject(flow_project)
+    return project
 
 
 def test_equal_stages_run_once_and_a_rerun_runs_nothing(
@@ -105,6 +111,14 @@ def test_an_arm_that_fails_ends_the_study_with_the_stage_s_own_status_and_reason
 ) -> None:
     assert project.run(examples=13) == 4
     assert "which: more, seed 5: cold_start: step 2: out of luck" in capfd.readouterr().err
+
+
+def test_a_comparison_that_takes_too_long_is_told(project: StudyProject, capfd: pytest.CaptureFixture[str]) -> None:
+    project.compared = study.TIMED_OUT
+    assert project.run(examples=20) == 1
+    said = capfd.readouterr()
+    assert "which: the comparison took too long" in said.err
+    assert "the page" not in said.out
 
 
 def test_nothing_runs_where_an_arm_is_wrong(project: StudyProject) -> None:
