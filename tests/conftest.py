@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows.prepare import UPGRADE
 from pipeline.process import spin_briefly
@@ -18,6 +19,9 @@ from pipeline.tracking import recorder
 from tests.project import FlowProject
 
 spin_briefly()  # before any test imports torch
+# That a machine is busy otherwise is no fault of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 gc.disable()  # while the tests are imported, as `importing` of pipeline/process.py does
 
 

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.contamination import EvaluationIndex
@@ -66,7 +66,6 @@ def test_no_evaluation_prompts_no_overlap() -> None:
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d", "1", "2"]), min_size=1, max_size=8).map(" ".join)
 
 
-@settings(deadline=None)  # a machine that is busy otherwise is no fault
 @given(
     st.lists(WORDS, min_size=1, max_size=5, unique=True),
     st.lists(WORDS, min_size=1, max_size=5),

@@ -194,7 +194,7 @@ LINES = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.lists(LINES, max_size=12))
 def test_every_line_is_kept_or_quarantined_for_a_reason(tmp_path: Path, lines: list[bytes]) -> None:
     described = source("rows", [], tmp_path)

@@ -103,7 +103,7 @@ def _plain(
     return kept[-1][0], nearness
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(numbers, min_size=1, max_size=12),
     st.floats(0, 1, exclude_max=True),

@@ -67,7 +67,7 @@ def test_the_rest_is_given_at_the_end() -> None:
     assert stream.take_rest("1\n") == "\n"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("ab→é\n", max_size=20), st.lists(st.text("ab→é\n", min_size=1, max_size=3), max_size=3))
 def test_it_is_the_text_before_the_first_complete_stop_string(text: str, stops: list[str]) -> None:
     stream, pieces, tokens = _pushed(text, stops)

@@ -29,7 +29,7 @@ def arguments(tokens: int, experts: int, top_k: int, seed: int) -> tuple[list[Te
     return made, scores.topk(top_k).indices
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(2, 9), st.integers(1, 2), st.integers(0, 2**16))
 def test_padded_products_are_the_textbook_forward_and_backward(
     tokens: int, experts: int, top_k: int, seed: int
@@ -62,7 +62,7 @@ def test_grouped_products_are_the_padded_ones(top_k: int) -> None:
         torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 300), st.integers(2, 9), st.integers(1, 2), st.integers(0, 2**16))
 def test_float32_kernels_are_the_padded_products(tokens: int, experts: int, top_k: int, seed: int) -> None:
     (x, gate_up, down, weights), chosen = arguments(tokens, experts, top_k, seed)

@@ -46,7 +46,7 @@ completions = texts | st.builds(_whole, texts, texts)
 def test_no_completion_makes_a_verifier_crash_or_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_worker, "SECONDS", 0.25)  # many a text is too much for SymPy
 
-    @settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10_000, database=None, suppress_health_check=list(HealthCheck))
     @given(text=completions, prompt=adversarial, tokens=st.integers(1, 64), cut=st.booleans())
     def judges(text: str, prompt: str, tokens: int, cut: bool) -> None:
         started = time.monotonic()
@@ -68,7 +68,7 @@ def test_no_gold_makes_a_verifier_crash(text: str) -> None:
 
 @needs_sandbox
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(answer=texts, stdin=texts, expected=texts)
 def test_no_program_makes_the_sandbox_crash(answer: str, stdin: str, expected: str) -> None:
     gold = json.dumps([[stdin, expected]])

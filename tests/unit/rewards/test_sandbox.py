@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.process import _PR_SET_CHILD_SUBREAPER, _prctl, adopt_orphans
 from pipeline.rewards import containment, sandbox
 from pipeline.rewards.code import verify_code
 from pipeline.rewards.containment import probe, require_sandbox
@@ -68,29 +69,42 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, obje
         bystander.kill()
 
 
-def _unharmed(outside: dict[str, object]) -> None:
+@pytest.fixture
+def adopting() -> Iterator[set[psutil.Process]]:
+    """What already runs below this process; until the test ends whatever slips out of a sandbox comes below it too."""
+    adopt_orphans()
+    before = set(psutil.Process().children(recursive=True))
+    yield before
+    _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    psutil.wait_procs(set(psutil.Process().children()) - before, timeout=1)
+
+
+def _unharmed(outside: dict[str, object], before: set[psutil.Process]) -> None:
     folder = Path(str(outside["folder"]))
     assert sorted(entry.name for entry in folder.iterdir()) == ["secret", "socket"]
     assert (folder / "secret").read_text() == SECRET
     deadline = time.monotonic() + 5
-    while left := [child for child in psutil.process_iter(["cmdline"]) if _is_program(child)]:
+    while left := [child for child in set(psutil.Process().children(recursive=True)) - before if _lives(child)]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.02)
 
 
-def _is_program(process: psutil.Process) -> bool:
-    """Whether a process, of a sandbox that this test has made, is still alive."""
-    ours = any("/program.py" in argument for argument in process.info["cmdline"] or ())
-    return ours and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def _lives(child: psutil.Process) -> bool:
+    try:
+        return child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @needs_sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.PROGRAMS)
-def test_a_hostile_program_is_contained_and_gets_its_verdict(name: str, outside: dict[str, object]) -> None:
+def test_a_hostile_program_is_contained_and_gets_its_verdict(
+    name: str, outside: dict[str, object], adopting: set[psutil.Process]
+) -> None:
     verdict = verify_code(hostile.program(name, outside), GOLD, LIMITS)
     assert verdict.verdict in hostile.PROGRAMS[name][0].split(" or "), verdict.reason
-    _unharmed(outside)
+    _unharmed(outside, adopting)
 
 
 @needs_sandbox
@@ -142,12 +156,16 @@ def test_a_program_ends_with_the_one_who_asked() -> None:
     process.kill()
     process.wait()
     _gone, alive = psutil.wait_procs(programs, timeout=5)
-    assert not [program for program in alive if program.status() != psutil.STATUS_ZOMBIE]
+    assert not [program for program in alive if _lives(program)]
 
 
 def _programs_below(pid: int) -> list[psutil.Process]:
+    """All of them, once the program itself is among them."""
     below = psutil.Process(pid).children(recursive=True)
-    return below if any(process.name().startswith("python") for process in below) else []
+    try:
+        return below if any(child.name().startswith("python") for child in below) else []
+    except psutil.NoSuchProcess:  # one that only started another
+        return []
 
 
 # A hole for each guarantee, and what the probe must find through it.
