@@ -3,9 +3,10 @@
 A flow's own hooks run in its process and go with it. These run on the server, from the events of runs, and so hear of a
 process that was killed, of a run that no worker takes, of an approval that nobody gave.
 
-Silence is a doubtful sign: a heartbeat may come after the event that ends its run (PrefectHQ/prefect#21932). So the
-state is not forced, and what has ended stays as it ended; and stages, which have a sender that watches them more
-closely (flows/sending.py), are left to it.
+Silence is a doubtful sign: a heartbeat may come after the event that ends its run (PrefectHQ/prefect#21932), and those
+that are sent while the server is away are lost. So the state is not forced, what has ended stays as it ended, and a run
+that was well ends as it does; and stages, which have a sender that watches them more closely (flows/sending.py), are
+left to it.
 """
 
 from datetime import timedelta
@@ -16,7 +17,7 @@ from prefect.events.actions import CancelFlowRun, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-SILENT = timedelta(minutes=3)  # six heartbeats, by prefect.yaml
+SILENT = timedelta(minutes=10)  # twenty heartbeats, by prefect.yaml; a server is seldom away for so long
 LATE = timedelta(hours=1)
 EXPIRED = "Expired"  # name of the state of an approval that nobody gave
 NEVER_RESUMED = "The flow was paused and never resumed."  # how the server words it
