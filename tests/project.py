@@ -83,10 +83,10 @@ def work(stage, root, behaviour):
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "slow":
-            time.sleep(3)
+            time.sleep(6)
         case "meet":
             (PLAYED / stage).touch()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 200
             while not all((PLAYED / other).exists() for other in ("first", "aside")):
                 if time.monotonic() > deadline:
                     raise GateFailedError("nobody came")

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pipeline.state import read_state
+from tests.processes import unless_gone
 from tests.project import FlowProject
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_completes(flow_project: 
     assert_all_end(processes)
 
     run, processes = start(flow_project)
-    flow = next(process for process in processes if process.cmdline()[1:3] == ["-m", "flows.recipe"])
+    flow = next(process for process in processes if unless_gone(process.cmdline, [])[1:3] == ["-m", "flows.recipe"])
     flow.kill()
     assert run.wait(timeout=60) != 0
     assert_all_end(processes)

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.job import identity
 from pipeline.state import read_state
+from tests.processes import unless_gone
 from tests.project import PARAMS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -79,7 +80,7 @@ def in_the_middle(root: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Proc
         assert time.monotonic() < deadline
         time.sleep(0.02)
     processes = psutil.Process(run.pid).children(recursive=True)
-    [second] = [process for process in processes if process.environ().get("RANK") == "1"]
+    [second] = [process for process in processes if unless_gone(process.environ, {}).get("RANK") == "1"]
     return run, processes, second
 
 

@@ -24,6 +24,7 @@ from flows.on_workers import recipe_on_workers
 from flows.stage import stage
 from flows.travel import read_lock
 from tests.integration.prefect_server import PrefectServer
+from tests.processes import unless_gone
 from tests.project import FlowProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -216,4 +217,4 @@ def test_a_killed_workers_stage_goes_to_another_and_cancelling_leaves_nothing(
 
 
 def runs_a_stage(processes: list[psutil.Process]) -> bool:
-    return any("stage.py" in process.cmdline() for process in processes)
+    return any("stage.py" in unless_gone(process.cmdline, []) for process in processes)

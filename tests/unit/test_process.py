@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pipeline.process import importing
+from tests.processes import unless_gone
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
@@ -32,7 +33,7 @@ def test_a_process_dies_with_its_parent() -> None:
     process.kill()
     process.wait()
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while unless_gone(lambda: psutil.Process(pid).status(), psutil.STATUS_ZOMBIE) != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.02)
 

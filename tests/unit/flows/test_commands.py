@@ -10,11 +10,16 @@ import pytest
 
 from flows.commands import Pool
 from flows.supervise import STOPPED
+from tests.processes import unless_gone
 from tests.project import FlowProject
 
 
 def dvc_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "flows.commands" in child.cmdline()[:3]]
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "flows.commands" in unless_gone(child.cmdline, [])[:3]
+    ]
 
 
 @pytest.fixture
@@ -64,4 +69,8 @@ def test_what_runs_when_the_block_ends_by_an_error_is_stopped(project: Path, mon
 
 
 def sleeping() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if "time.sleep(60)" in " ".join(one.cmdline())]
+    return [
+        one
+        for one in psutil.Process().children(recursive=True)
+        if "time.sleep(60)" in " ".join(unless_gone(one.cmdline, []))
+    ]

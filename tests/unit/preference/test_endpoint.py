@@ -196,11 +196,11 @@ def test_what_does_not_pass_by_itself_is_not_tried_again(
 def test_an_answer_that_does_not_come_in_time_is_given_up(
     slow: str, server: Server, ask: Callable[..., Endpoint]
 ) -> None:
-    setattr(server, slow, 2.0 if slow == "wait_s" else 0.05)
+    setattr(server, slow, 20.0 if slow == "wait_s" else 0.2)
     begun = time.monotonic()
     with pytest.raises(InputError, match=r"no answer in 1 attempts, at last: (ReadTimeout|no whole answer within)"):
         ask(timeout_s=0.3, retries=0).ask(questions("a"))
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 5
 
 
 def test_the_endpoint_says_how_long_to_wait(server: Server, ask: Callable[..., Endpoint]) -> None:

@@ -1,3 +1,4 @@
+import signal
 from fractions import Fraction
 
 import pytest
@@ -111,7 +112,10 @@ def test_math_verdicts(answer: str, gold: str, verdict: str) -> None:
 
 
 def test_question_that_takes_too_long_times_out_and_the_next_one_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math_worker, "SECONDS", 0.0)
+    assert verify("x+1", "1+x", "math").verdict == "right"
+    [*_, worker] = math_worker._idle
+    worker.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(math_worker, "SECONDS", 0.1)
     assert verify("x+1", "y+1", "math").verdict == "timed out"
     monkeypatch.setattr(math_worker, "SECONDS", 5.0)
     assert verify("x+1", "1+x", "math").verdict == "right"

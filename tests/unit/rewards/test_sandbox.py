@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from pipeline.rewards import containment, sandbox
 from pipeline.rewards.code import verify_code
 from pipeline.rewards.containment import probe, require_sandbox
 from pipeline.rewards.sandbox import MIB, Limits, run
+from tests.processes import lives, unless_gone
 from tests.unit.rewards import hostile
 from tests.unit.rewards.needs import needs_sandbox
 
@@ -84,16 +86,9 @@ def _unharmed(outside: dict[str, object], before: set[psutil.Process]) -> None:
     assert sorted(entry.name for entry in folder.iterdir()) == ["secret", "socket"]
     assert (folder / "secret").read_text() == SECRET
     deadline = time.monotonic() + 5
-    while left := [child for child in set(psutil.Process().children(recursive=True)) - before if _lives(child)]:
+    while left := [child for child in set(psutil.Process().children(recursive=True)) - before if lives(child)]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.02)
-
-
-def _lives(child: psutil.Process) -> bool:
-    try:
-        return child.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @needs_sandbox
@@ -102,8 +97,10 @@ def _lives(child: psutil.Process) -> bool:
 def test_a_hostile_program_is_contained_and_gets_its_verdict(
     name: str, outside: dict[str, object], adopting: set[psutil.Process]
 ) -> None:
-    verdict = verify_code(hostile.program(name, outside), GOLD, LIMITS)
-    assert verdict.verdict in hostile.PROGRAMS[name][0].split(" or "), verdict.reason
+    expected = hostile.PROGRAMS[name][0].split(" or ")
+    limits = LIMITS if "timed out" in expected else replace(LIMITS, wall_seconds=20.0)  # on a busy machine
+    verdict = verify_code(hostile.program(name, outside), GOLD, limits)
+    assert verdict.verdict in expected, verdict.reason
     _unharmed(outside, adopting)
 
 
@@ -156,16 +153,13 @@ def test_a_program_ends_with_the_one_who_asked() -> None:
     process.kill()
     process.wait()
     _gone, alive = psutil.wait_procs(programs, timeout=5)
-    assert not [program for program in alive if _lives(program)]
+    assert not [program for program in alive if lives(program)]
 
 
 def _programs_below(pid: int) -> list[psutil.Process]:
     """All of them, once the program itself is among them."""
     below = psutil.Process(pid).children(recursive=True)
-    try:
-        return below if any(child.name().startswith("python") for child in below) else []
-    except psutil.NoSuchProcess:  # one that only started another
-        return []
+    return below if any(unless_gone(child.name, "").startswith("python") for child in below) else []
 
 
 # A hole for each guarantee, and what the probe must find through it.

@@ -15,7 +15,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    limits = {"slots": 4, "queue": 8, "max_tokens": 200, "receive_seconds": 2.0, "request_seconds": 30.0}
+    limits = {"slots": 4, "queue": 8, "max_tokens": 480, "receive_seconds": 2.0, "request_seconds": 30.0}
     with Server(model, tmp_path_factory.mktemp("home"), **limits) as server:
         yield server
         assert "Traceback" not in server.output()

@@ -24,7 +24,7 @@ def test_a_question_is_answered_on_the_page(server: Server, tmp_path: Path, widt
         browser.open(server.address, width)
         until(lambda: "act on a token" in browser.run("return document.getElementById('facts').textContent"))
         browser.run(ASK)
-        until(lambda: "written 200 tokens" in browser.run("return document.getElementById('speed').textContent"))
+        until(lambda: "written 480 tokens" in browser.run("return document.getElementById('speed').textContent"))
         shown = browser.run("return document.querySelector('main').innerText")
         assert "first token after" in shown
         assert browser.run("return document.getElementById('said').textContent")

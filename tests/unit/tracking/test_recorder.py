@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.params import Tracking
 from pipeline.tracking import Description, Tracker, recorder
+from tests.processes import unless_gone
 
 pytestmark = pytest.mark.slow  # each recorder imports MLflow
 
@@ -23,7 +24,9 @@ def none_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kill_youngest() -> None:
-    recorders = [child for child in psutil.Process().children() if child.cmdline()[-1:] == ["pipeline.tracking"]]
+    recorders = [
+        child for child in psutil.Process().children() if unless_gone(child.cmdline, [])[-1:] == ["pipeline.tracking"]
+    ]
     youngest = max(recorders, key=psutil.Process.create_time)
     youngest.kill()
     youngest.wait(10)
