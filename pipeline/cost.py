@@ -92,6 +92,7 @@ class Part:
 
     def resume(self, step: int, ahead: int) -> None:
         """The loop goes on from a checkpoint: what was kept with it is done."""
+        assert self._mark is None, f"part {self._name!r}: each loop has a part of its own"
         known = {int(kept): work for kept, work in self.kept.items() if int(kept) <= step}
         self.work = known[max(known)] if known else NOTHING
         self._mark = (step, self._account.cost())

@@ -102,8 +102,9 @@ def _rendezvous(distributed: Distributed, environment: Mapping[str, str]) -> dic
 
 def _environment(params: Params) -> dict[str, str]:
     """What the ranks are told: how long to wait for each other, and each its part of the threads."""
-    threads = os.environ.get("OMP_NUM_THREADS") or params.machine.threads or os.cpu_count() or 1
-    share = str(max(1, int(threads) // params.distributed.ranks))
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list is of nested levels, the first counts
+    threads = int(given) if given.isdecimal() else params.machine.threads or os.cpu_count() or 1
+    share = str(max(1, threads // params.distributed.ranks))
     return {
         RANK_TIMEOUT: str(60 * params.machine.rank_timeout_minutes),
         "OMP_NUM_THREADS": share,

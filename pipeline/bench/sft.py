@@ -73,7 +73,8 @@ class Trainer:
 
 def trainer(model: Path, batch: int, steps: int, dtype: str, rank: int, checkpoint_activations: bool) -> Trainer:
     decoder, tokenizer = load_model(model, device=stage_device()), load_tokenizer(model)
-    examples = text_examples(tokenizer, [text + tokenizer.eos_token for text in rows(batch * steps)])
+    texts = [text + tokenizer.eos_token for text in rows(batch * steps)]
+    examples = text_examples(tokenizer, texts, decoder.config.max_position_embeddings)
     options = Training.model_validate(
         {
             "steps": steps,

@@ -11,6 +11,8 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2000
+BATCH_NUMBERS = 2**24
+"""Numbers that are resampled at once; bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def mean_intervals(values: np.ndarray, seed: int, resamples: int = RESAMPLES) ->
             np.mean,
             axis=-1,
             n_resamples=resamples,
-            batch=100,
+            batch=max(1, min(100, BATCH_NUMBERS // columns.size)),  # the same draws, whatever it is
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval

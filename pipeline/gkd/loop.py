@@ -5,7 +5,6 @@ so it does not depend on how the step is cut into micro-batches. A run that is k
 as one that was not.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from pipeline.progress import Progress
 from pipeline.training.batches import Batch, Example, micro_batches
 from pipeline.training.checkpoints import Checkpoint, Checkpoints, until_checkpoint
 from pipeline.training.engine import ONE, Engine, make_engine
+from pipeline.training.loop import require_finite
 from pipeline.training.optimiser import learning_rate
 from pipeline.world import total
 
@@ -98,7 +98,7 @@ def train(
     """Train `student`, which `generate` samples from, in place; resumes from the newest whole checkpoint in `scratch`.
 
     `acting` is what `generate` samples from, where that is not the student itself: it follows the student.
-    `scratch` must be this work's own. Raises FloatingPointError where the divergence or the gradient is no longer
+    `scratch` must be this work's own. Raises RunStoppedError where the divergence or the gradient is no longer
     finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     student.train()
@@ -183,9 +183,7 @@ def train_step(
         "tokens": sum(len(example) for example in examples),
         "predictions": predictions,
     }
-    for name in ("divergence", "gradient_norm"):
-        if not math.isfinite(figures[name]):
-            raise FloatingPointError(f"step {step}: {name} = {figures[name]}: must be finite; {figures}")
+    require_finite(step, divergence=figures["divergence"], gradient_norm=norm)
     if load is not None and student.config.has_balance_bias:
         student.update_balance(load, options.balance_rate)
     return figures

@@ -1,10 +1,15 @@
 """Which device a model of a stage computes on."""
 
+import copy
 import os
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from pipeline.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def stage_device() -> torch.device:
@@ -18,3 +23,17 @@ def stage_device() -> torch.device:
     if index >= count:
         raise InputError(f"distributed.ranks: must be at most {count}, the GPUs of this machine, for rank {index}")
     return torch.device("cuda", index)
+
+
+def lent(model: Module, device: torch.device) -> Module:
+    """The model itself where it lies on `device`, else a copy of it there, to be asked and dropped.
+
+    What was split among ranks comes back as a file that all of them map: moved there, each would hold it all for good.
+    """
+    copies: dict[int, torch.Tensor] = {
+        id(tensor): nn.Parameter(tensor.detach().to(device), requires_grad=tensor.requires_grad)
+        for tensor in model.parameters()
+        if tensor.device != device
+    }
+    copies |= {id(tensor): tensor.to(device) for tensor in model.buffers() if tensor.device != device}
+    return copy.deepcopy(model, copies) if copies else model

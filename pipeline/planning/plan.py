@@ -31,6 +31,7 @@ from pipeline.planning.record import NAME, plan_path, read_plan
 from pipeline.planning.table import rows
 from pipeline.records import Problem, read_table
 from pipeline.release.record import STAGE, Record, Release, read_record, release_folder
+from pipeline.rewards.versions import verifier_versions
 from pipeline.tracking import Description, Tracker
 
 SERVING = ("model", "generation", "planning")  # packages whose code a speed depends on
@@ -118,6 +119,7 @@ def _key(release: Release, load: Load) -> str:
         "load": {**asdict(load), "sampling": load.sampling.model_dump()},
         "machine": [device().name, os.cpu_count(), platform.platform(), os.environ.get("OMP_NUM_THREADS")],
         "code": [digest(code / package) for package in SERVING],
+        "verifiers": verifier_versions(),
         "torch": version("torch"),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

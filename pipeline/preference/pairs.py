@@ -56,10 +56,21 @@ def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: pl.DataFrame) -> lis
     return [Pair(*both) for both in zip(tokens[::2], tokens[1::2], strict=True)]
 
 
-def split_pairs(tokenizer: PreTrainedTokenizerFast, pairs: pl.DataFrame, seed: int, held_out: float) -> Split:
-    """Share `held_out` for measuring, the rest in two halves. Raises InputError where a part would be empty."""
+def split_pairs(
+    tokenizer: PreTrainedTokenizerFast, pairs: pl.DataFrame, seed: int, held_out: float, room: int
+) -> Split:
+    """Share `held_out` for measuring, the rest in two halves.
+
+    Raises InputError where a part would be empty, and for a text of more tokens than `room`, the model's
+    max_position_embeddings.
+    """
     split = Split([], [], [])
     for prompt, pair in zip(pairs["prompt"], encode_pairs(tokenizer, pairs), strict=True):
+        if (longest := max(len(pair.chosen), len(pair.rejected))) > room:
+            raise InputError(
+                f"preference: a pair has an answer of {longest} tokens with its prompt {prompt[:60]!r}: must be at "
+                f"most the model's max_position_embeddings = {room}; curation.limits bounds what is long"
+            )
         if is_held_out(prompt, seed, held_out):
             split.held_out.append(pair)
         elif prompt_hash(f"half {normalise(prompt)}", seed) % 2:

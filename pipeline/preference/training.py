@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.job import UNMETERED, Log, Meter, Work
+from pipeline.model.device import lent
 from pipeline.model.flops import arithmetic
 from pipeline.model.reward import RewardModel, Scale
 from pipeline.params import Distributed, PairTraining
@@ -90,6 +91,7 @@ def train_reward(
     """
     line = BalancedPairs(pairs, options.pairs_per_step, seed)
     flops = arithmetic(model.decoder)
+    device = next(model.parameters()).device
     engine = make_engine(PairObjective(model), options, distributed)
 
     def take(step: int) -> tuple[PairFigures, Work]:
@@ -101,7 +103,8 @@ def train_reward(
     model.train()
     summary = run_steps(engine, take, options, scratch=scratch, log=log, title=title, meter=meter)
     model.eval()
-    scores = model.raw_scores([text for pair in pairs for text in (pair.chosen, pair.rejected)]).double()
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    scores = lent(model, device).raw_scores(texts).double()
     model.scale = Scale(model.scale.judges, scores.mean().item(), scores.std().item())
     return summary
 

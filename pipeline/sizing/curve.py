@@ -22,6 +22,7 @@ from pipeline.sizing.profile import MEASURES, Profile
 CRITERION = "contribution"
 """By which experts are kept; docs/right-sizing.md has the comparison."""
 COMPARED_TOKENS = 6_000  # about, of the texts
+ROWS = 512  # tokens whose logits are compared at once
 
 
 def keep(profile: Profile, count: int, mixture: Mixture, measure: str = CRITERION) -> list[Tensor]:
@@ -40,14 +41,13 @@ def pruning_curve(
     mixture = model.config.mixture
     assert mixture is not None
     compared = _first(texts, COMPARED_TOKENS)
-    reference = _log_probabilities(model, compared)
+    reference = _hidden(model, compared)
     known = accuracy(model)
     rows: list[tuple[object, ...]] = [(mixture.experts, CRITERION, 0.0, known.mean, known.low, known.high)]
     for count in sorted({_possible(share, mixture) for share in shares} - {mixture.experts}, reverse=True):
         for measure in MEASURES:
             pruned = prune(model, keep(profile, count, mixture, measure))
-            left = _log_probabilities(pruned, compared)
-            divergence = float((reference.exp() * (reference - left)).sum(-1).mean())
+            divergence = _divergence(model, reference, pruned, _hidden(pruned, compared))
             found = accuracy(pruned) if measure == CRITERION else None
             bounds = (None, None, None) if found is None else (found.mean, found.low, found.high)
             rows.append((count, measure, round(divergence, 5), *bounds))
@@ -72,12 +72,22 @@ def _first(texts: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
 
 
 @torch.inference_mode()
-def _log_probabilities(model: Decoder, texts: Sequence[Sequence[int]]) -> Tensor:
-    """(T, V) after every token of the texts."""
+def _hidden(model: Decoder, texts: Sequence[Sequence[int]]) -> Tensor:
+    """(T, D) after every token of the texts."""
     parts = []
     for run in runs(texts):
         lengths = [len(text) for text in run]
         tokens = torch.tensor([token for text in run for token in text])
         positions = torch.cat([torch.arange(length) for length in lengths])
-        parts.append(model.logits(model(tokens, positions, PackedSequences(lengths)).hidden).log_softmax(-1))
+        parts.append(model(tokens, positions, PackedSequences(lengths)).hidden)
     return torch.cat(parts)
+
+
+@torch.inference_mode()
+def _divergence(model: Decoder, hidden: Tensor, other: Decoder, others: Tensor) -> float:
+    """The mean of KL(model ‖ other) over the tokens, some at a time: their logits are many."""
+    parts = []
+    for own, theirs in zip(hidden.split(ROWS), others.split(ROWS), strict=True):
+        reference, left = model.logits(own).log_softmax(-1), other.logits(theirs).log_softmax(-1)
+        parts.append((reference.exp() * (reference - left)).sum(-1))
+    return float(torch.cat(parts).mean())

@@ -6,7 +6,7 @@ Four measures of an expert's worth, each a sum over the tokens that chose it, bu
 `choices` counts them; `weight` sums the router's weights; `contribution` sums weight times the norm of the expert's
 output, which is how far it moved the residual stream; `saliency` is the mean of that instead of the sum (REAP, arXiv
 2510.13999, eq. 9).
-Shapes: L mixture layers, E experts, T tokens, k experts per token, V vocabulary.
+Shapes: L mixture layers, E experts, T tokens, k experts per token, K kinds of token that occur.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,8 @@ class Profile:
     choices: Tensor  # (L, E) float64, as all of them
     weight: Tensor  # (L, E)
     contribution: Tensor  # (L, E)
-    by_token: Tensor  # (L, V, E): choices of each kind of token
+    kinds: Tensor  # (K,) int64: the tokens that occur, in their order
+    by_token: Tensor  # (L, K, E): choices of each of them
 
     def value(self, measure: str) -> Tensor:
         """What each expert is worth by one of `MEASURES`, (L, E)."""
@@ -80,10 +81,10 @@ class Profile:
         rows: list[tuple[Any, ...]] = []
         for layer, table in zip(self.layers, self.by_token, strict=True):
             seen = table.sum(1)
-            for token in torch.nonzero(seen >= SEEN).flatten().tolist():
-                share, experts = (table[token] / seen[token]).sort(descending=True, stable=True)
+            for kind in torch.nonzero(seen >= SEEN).flatten().tolist():
+                share, experts = (table[kind] / seen[kind]).sort(descending=True, stable=True)
                 noted = int((share >= NOTED).sum())
-                text = tokenizer.backend_tokenizer.decode([token], skip_special_tokens=False)
+                text = tokenizer.backend_tokenizer.decode([int(self.kinds[kind])], skip_special_tokens=False)
                 rows += [
                     (layer, text, int(expert), round(float(part), 4))
                     for expert, part in zip(experts[:noted], share[:noted], strict=True)
@@ -118,7 +119,8 @@ def profile(model: Decoder, texts: Sequence[Sequence[int]]) -> Profile:
     assert mixture is not None
     shape = len(mixture.layers), mixture.experts
     choices, weight, contribution = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
-    by_token = torch.zeros(shape[0], model.config.vocab_size, shape[1], dtype=torch.float64)
+    kinds = torch.tensor(sorted({token for text in texts for token in text}))
+    by_token = torch.zeros(shape[0], len(kinds), shape[1], dtype=torch.float64)
     noted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def note(part: Experts, given: tuple[Tensor, ...], _: Tensor) -> None:
@@ -139,12 +141,12 @@ def profile(model: Decoder, texts: Sequence[Sequence[int]]) -> Profile:
                 choices[layer] += torch.bincount(flat, minlength=shape[1])
                 weight[layer] += torch.bincount(flat, weights.flatten(), minlength=shape[1])
                 contribution[layer] += torch.bincount(flat, (weights * norms).flatten(), minlength=shape[1])
-                pairs = (tokens[:, None] * shape[1] + experts).flatten()
+                pairs = (torch.searchsorted(kinds, tokens)[:, None] * shape[1] + experts).flatten()
                 by_token[layer] += torch.bincount(pairs, minlength=by_token[layer].numel()).view(by_token[layer].shape)
     finally:
         for hook in hooks:
             hook.remove()
-    return Profile(mixture.layers, choices, weight, contribution, by_token)
+    return Profile(mixture.layers, choices, weight, contribution, kinds, by_token)
 
 
 def _shares(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pipeline.gkd.teacher import load_teacher
 from pipeline.gkd.texts import student_engine
 from pipeline.job import Job, Log
 from pipeline.model.checkpoint import save_model
+from pipeline.model.device import stage_device
 from pipeline.model.tokenizer import save_tokenizer
 from pipeline.params import Distributed, OnPolicy, Params
 from pipeline.records import Problem, Trace, read_table
@@ -43,6 +44,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         distributed=params.distributed,
     )
     examples = worked_examples(start.tokenizer, problems, traces, start.model.config.max_position_embeddings)
+    start.model.to(stage_device())  # what was split among ranks has come back on the CPU, here and below
     prepare(start.model, student.train, params.seed)
     summary = train(
         start.model,
@@ -77,7 +79,7 @@ def _on_policy(
     seed: int,
     job: Job,
 ) -> dict[str, float]:
-    start.model.checkpoint_activations = options.checkpoint_activations
+    start.model.to(stage_device()).checkpoint_activations = options.checkpoint_activations
     acting = acting_copy(start.model, distributed)
     teacher = load_teacher(folder, start.tokenizer, job.stage, bfloat16=options.dtype == "bfloat16")
     summary = train_on_policy(

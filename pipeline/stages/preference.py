@@ -11,7 +11,9 @@ from pipeline.evaluation.intervals import Interval, mean_interval
 from pipeline.files import atomic_folder
 from pipeline.job import Job
 from pipeline.model.checkpoint import load_model
-from pipeline.model.device import stage_device
+from pipeline.model.checkpoint_files import read_config
+from pipeline.model.config import ModelConfig
+from pipeline.model.device import lent, stage_device
 from pipeline.model.reward import RewardModel, save_reward
 from pipeline.model.tokenizer import load_tokenizer, save_tokenizer
 from pipeline.params import Params
@@ -27,7 +29,8 @@ def run(params: Params, job: Job) -> dict[str, float]:
     start = job.input("general_sft", "model")
     tokenizer = load_tokenizer(start)
     table = read_table(job.input("curation", "pairs.parquet"), PreferencePair)
-    split = split_pairs(tokenizer, table, params.seed, options.held_out)
+    room = ModelConfig.from_hf(read_config(start)).max_position_embeddings
+    split = split_pairs(tokenizer, table, params.seed, options.held_out, room)
 
     def trained(name: str, pairs: list[Pair], seed: int) -> RewardModel:
         model = RewardModel.on(load_model(start, device=stage_device()), options.judges, seed)
@@ -41,7 +44,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
             scratch=job.scratch / name,
             log=log,
             title=f"preference: {name}",
-            meter=job.meter,
+            meter=job.meter.part(name),
             distributed=params.distributed,
         )
         return model
@@ -50,7 +53,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
         "model": trained("model", split.first, params.seed),
         "witness": trained("witness", split.second, params.seed + 1),
     }
-    measured, witness = (measure(model, split.held_out) for model in models.values())
+    measured, witness = (measure(lent(model, stage_device()), split.held_out) for model in models.values())
     accuracy = mean_interval(measured.right.tolist(), params.seed)
     if accuracy.low <= options.min_accuracy:
         raise GateFailedError(

@@ -1,10 +1,13 @@
 """rejection_sampling: the RL model's own right and readable solutions, mixed with general traces (R1's 800k set).
 
 Problems are asked in parts. A part's judged completions are kept in the scratch folder as soon as they are there, so
-that a killed run goes on with the part it was in.
+that a killed run goes on with the part it was in. A file has its SHA-256 in its name: what it does not match is asked
+anew.
 """
 
+import logging
 import random
+from pathlib import Path
 
 import polars as pl
 from transformers import PreTrainedTokenizerFast
@@ -22,6 +25,7 @@ from pipeline.data.selection import (
     yields,
 )
 from pipeline.errors import GateFailedError, InputError
+from pipeline.files import digest
 from pipeline.generation.attempts import attempt
 from pipeline.generation.generate import generate
 from pipeline.generation.work import generation_work
@@ -36,6 +40,8 @@ from pipeline.rewards.score import Scorer
 
 PART = 1024  # problems asked between two writes
 
+logger = logging.getLogger(__name__)
+
 
 def run(params: Params, job: Job) -> dict[str, float]:
     options = params.rejection_sampling
@@ -45,16 +51,16 @@ def run(params: Params, job: Job) -> dict[str, float]:
     asked = _ask_about(problems, options.problems, params.seed)
     model, tokenizer = load_model(folder, device=stage_device()), load_tokenizer(folder)
     candidates: list[Candidate] = []
-    parts = {start: job.scratch / f"candidates-{start:08}.parquet" for start in range(0, asked.height, PART)}
-    done = sum(path.exists() for path in parts.values())
+    parts = {start: _kept(job.scratch, start) for start in range(0, asked.height, PART)}
+    done = sum(part is not None for part in parts.values())
     job.meter.resume(done, min(1, len(parts) - done))
-    for number, (start, path) in enumerate(parts.items(), 1):
-        if not path.exists():
+    for number, (start, part) in enumerate(parts.items(), 1):
+        if part is None:
             title = f"rejection_sampling: problems {start} to {min(start + PART, asked.height)} of {asked.height}"
             part = _sample(model, tokenizer, asked[start : start + PART], options, params.seed, title, job.meter)
-            write_table(pl.DataFrame(part, schema=schema(Candidate)), path)
+            _keep(part, job.scratch, start)
             job.meter.keep(number, len(parts))
-        candidates += [Candidate(**row) for row in read_table(path, Candidate).iter_rows(named=True)]
+        candidates += part
     judged = select(candidates, options.selection.keep)
     reasoning = traces(judged, "reasoning_rl")
     yielded = yields(asked, reasoning)
@@ -74,6 +80,22 @@ def run(params: Params, job: Job) -> dict[str, float]:
         **drop_figures(judged),
         **yield_figures(yielded),
     }
+
+
+def _keep(part: list[Candidate], folder: Path, start: int) -> None:
+    written = folder / ".candidates.parquet"
+    write_table(pl.DataFrame(part, schema=schema(Candidate)), written)
+    written.rename(folder / f"candidates-{start:08}-{digest(written)}.parquet")
+
+
+def _kept(folder: Path, start: int) -> list[Candidate] | None:
+    """The part that begins with this problem, where its file is what was written."""
+    for path in folder.glob(f"candidates-{start:08}-*.parquet"):
+        if path.stem.endswith(digest(path)):
+            return [Candidate(**row) for row in read_table(path, Candidate).iter_rows(named=True)]
+        logger.warning("%s does not have the digest it was written with: its problems are asked anew", path)
+        path.unlink()
+    return None
 
 
 def _ask_about(problems: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from pipeline.files import digest, write_json
 from pipeline.job import PARAMS_FILE, artifacts, at
 from pipeline.params import Evaluation, load_params
 from pipeline.records import Problem, Sample, read_table, write_table
+from pipeline.rewards.versions import verifier_versions
 from pipeline.studies.definition import Study, model_folder, workspace
 from pipeline.studies.spent import spent, total
 
@@ -83,6 +84,7 @@ def _asked(
         "model": digest(model),
         "problems": problems["id"].to_list(),
         "options": options.model_dump(mode="json", include={"samples", "language", "sampling"}),
+        "verifiers": verifier_versions(),
     }
     kept, note = folder / "runs" / "samples.parquet", folder / "runs" / "samples.json"
     if note.is_file() and at(noted := json.loads(note.read_text(encoding="utf-8")), "asked") == asked:

@@ -45,7 +45,7 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, of which each rank has its share, then remove all but the newest two and what killed
-        writers left.
+        writers left. Those of later steps are broken ones, or the work would have gone on from them: they go too.
         """
         if not world().leads:
             self._fill(None, checkpoint)
@@ -57,7 +57,8 @@ class Checkpoints:
             write_json(temporary / PROGRESS, checkpoint.progress)
             digests = self._fill(temporary, checkpoint) | {PROGRESS: digest(temporary / PROGRESS)}
             write_json(temporary / DIGESTS, digests)
-        old = [self._folder / f"step-{step}" for step in self._steps()[KEPT:]]
+        kept = [step for step in self._steps() if step <= checkpoint.step][:KEPT]
+        old = [self._folder / f"step-{step}" for step in self._steps() if step not in kept]
         for folder in [*old, *self._folder.glob(".step-*")]:
             shutil.rmtree(folder)
 

@@ -11,9 +11,19 @@ from pipeline.errors import InputError
 from pipeline.training.batches import Example
 
 
-def text_examples(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[Example]:
-    """Pre-training: every token of a text is predicted."""
-    return [Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in _encode(tokenizer, list(texts))]
+def text_examples(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], room: int) -> list[Example]:
+    """Pre-training: every token of a text is predicted.
+
+    Raises InputError for a text of more tokens than `room`, the model's max_position_embeddings.
+    """
+    encoded = _encode(tokenizer, list(texts))
+    for number, tokens in enumerate(encoded, 1):
+        if len(tokens) > room:
+            raise InputError(
+                f"text {number} of the corpus has {len(tokens)} tokens: must be at most the model's "
+                f"max_position_embeddings = {room}; of curated problems curation.limits bounds the length"
+            )
+    return [Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in encoded]
 
 
 def worked_examples(

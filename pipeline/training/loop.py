@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import RunStoppedError
 from pipeline.job import UNMETERED, Log, Meter, Work
 from pipeline.model.attention import PackedSequences
 from pipeline.model.decoder import Decoder, Output
@@ -122,7 +123,7 @@ def train(
     """Train `model` in place, resuming from the newest whole checkpoint under `scratch`.
 
     `scratch` must be this work's own: what lies there is taken to come from the same model, examples, options and seed.
-    Raises InputError where `tokens_per_step` does not hold the longest example, FloatingPointError where the loss or
+    Raises InputError where `tokens_per_step` does not hold the longest example, RunStoppedError where the loss or
     the gradient is no longer finite (nothing is saved then), and what `meter` raises after a checkpoint.
     """
     steps = Steps(examples, options.tokens_per_step, seed)
@@ -210,7 +211,7 @@ def update(
     """One update of `model`, which the engine's module maps a micro-batch to `Terms` with; each has its weight.
 
     The loss is the sum over all ranks' micro-batches divided by the number of losses in the whole step.
-    Raises FloatingPointError where the loss or the gradient is not finite; the weights are as before then.
+    Raises RunStoppedError where the loss or the gradient is not finite; the weights are as before then.
     """
     device = model.unembedding.device
     losses, balances, loads = [], [], []
@@ -233,12 +234,20 @@ def update(
         gradient_norm=norm,
         learning_rate=rate,
     )
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(getattr(figures, name)):
-            raise FloatingPointError(f"step {step}: {name} = {getattr(figures, name)}: must be finite; {figures}")
+    require_finite(step, loss=figures.loss, gradient_norm=figures.gradient_norm)
     if load is not None and model.config.has_balance_bias:
         model.update_balance(load, options.balance_rate)
     return figures
+
+
+def require_finite(step: int, **figures: float) -> None:
+    """Raises RunStoppedError where one of them is not finite."""
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise RunStoppedError(
+                f"step {step}: {name} = {value}: must be finite. To try: a lower learning_rate, a longer warmup, "
+                f"dtype float32"
+            )
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine) -> Summary:

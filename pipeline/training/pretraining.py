@@ -74,7 +74,7 @@ def _pretrain(
     model.init_weights(seed)
     model.to(stage_device())
     prepare(model, base.train, seed)
-    examples = text_examples(tokenizer, texts)
+    examples = text_examples(tokenizer, texts, model.config.max_position_embeddings)
     summary = train(
         model,
         examples,

@@ -136,6 +136,13 @@ def test_loops_of_one_stage_are_kept_apart(tmp_path: Path) -> None:
     assert resumed.close().work == whole
 
 
+def test_two_loops_of_one_part_are_our_mistake(tmp_path: Path) -> None:
+    both = account(tmp_path, machine())
+    fit(both.part("model"), tmp_path / "model")
+    with pytest.raises(AssertionError, match="each loop has a part of its own"):
+        fit(both.part("model"), tmp_path / "witness")
+
+
 def test_a_stopped_run_counts_its_tokens_once_and_its_time_twice(tmp_path: Path, clock: Clock) -> None:
     stopped = account(tmp_path, machine())
     with pytest.raises(KeyboardInterrupt):

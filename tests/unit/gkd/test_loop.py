@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import RunStoppedError
 from pipeline.gkd.loop import Objective, Summary, train, train_step
 from pipeline.gkd.teacher import Teacher
 from pipeline.gkd.texts import student_engine
@@ -138,6 +139,6 @@ def test_a_divergence_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_pat
     run = Run(tmp_path, options(checkpoint_every=1, **{"lambda": 0.0}))
     with torch.no_grad():
         run.model.norm.weight[3] = float("inf")
-    with pytest.raises(FloatingPointError, match="step 0: divergence = nan: must be finite"):
+    with pytest.raises(RunStoppedError, match="step 0: divergence = nan: must be finite"):
         run.go()
     assert not list(tmp_path.iterdir())

@@ -53,7 +53,7 @@ def test_a_step_is_a_function_of_its_number() -> None:
 
 def test_no_prompt_is_in_two_parts() -> None:
     rows = table(200)
-    split = split_pairs(TOKENIZER, rows, 5, 0.2)
+    split = split_pairs(TOKENIZER, rows, 5, 0.2, 512)
     held_out = [is_held_out(prompt, 5, 0.2) for prompt in rows["prompt"]]
     assert len(split.held_out) == sum(held_out) > 20
     assert len(split.first) + len(split.second) + len(split.held_out) == 200
@@ -66,7 +66,14 @@ def test_no_prompt_is_in_two_parts() -> None:
 
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(InputError, match="2 pairs: too few"):
-        split_pairs(TOKENIZER, table(2), 0, 0.2)
+        split_pairs(TOKENIZER, table(2), 0, 0.2, 512)
+
+
+def test_a_text_that_is_too_long_for_the_model_is_refused() -> None:
+    longest = max(len(text) for pair in pairs() for text in (pair.chosen, pair.rejected))
+    split_pairs(TOKENIZER, table(60), 0, 0.2, longest)
+    with pytest.raises(InputError, match=rf"an answer of {longest} tokens .* max_position_embeddings = {longest - 1};"):
+        split_pairs(TOKENIZER, table(60), 0, 0.2, longest - 1)
 
 
 def test_a_text_is_the_prompt_and_the_answer_without_thinking_to_the_end() -> None:

@@ -48,7 +48,8 @@ def test_sums_are_those_of_every_choice(model: Decoder, measured: Profile) -> No
     for hook in hooks:
         hook.remove()
     assert torch.equal(measured.choices, choices)
-    assert torch.equal(measured.by_token.float(), by_token)
+    assert torch.equal(measured.by_token.float(), by_token[:, measured.kinds])
+    assert by_token.sum() == by_token[:, measured.kinds].sum()
     torch.testing.assert_close(measured.weight, weight, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(measured.contribution, contribution, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(measured.value("saliency"), contribution / choices.clamp_min(1), rtol=1e-4, atol=1e-5)

@@ -99,7 +99,27 @@ def test_parts_that_are_there_are_not_asked_again(job: Job, monkeypatch: pytest.
     rejection_sampling.run(params(), job)
     first = job.output("traces.parquet").read_bytes()
     assert len(titles) == 3
-    (job.scratch / "candidates-00000004.parquet").unlink()
+    [part] = job.scratch.glob("candidates-00000004-*.parquet")
+    part.unlink()
     rejection_sampling.run(params(), job)
     assert titles[3:] == [titles[1]]
     assert job.output("traces.parquet").read_bytes() == first
+
+
+def test_a_part_that_is_not_what_was_written_is_asked_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rejection_sampling, "PART", 4)
+    titles = say(monkeypatch, right=3)
+    rejection_sampling.run(params(), job)
+    first = job.output("traces.parquet").read_bytes()
+    [part] = job.scratch.glob("candidates-00000004-*.parquet")
+    broken = bytearray(part.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    part.write_bytes(broken)
+    rejection_sampling.run(params(), job)
+    assert titles[3:] == [titles[1]]
+    assert f"{part} does not have the digest" in caplog.text
+    assert job.output("traces.parquet").read_bytes() == first
+    rejection_sampling.run(params(), job)
+    assert len(titles) == 4

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.checkpoints import Checkpoint, Checkpoints
+from pipeline.training.checkpoints import DIGESTS, Checkpoint, Checkpoints
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -75,6 +75,20 @@ def test_a_broken_checkpoint_is_passed_over_with_a_warning(
     assert newest is not None
     assert newest.step == 1
     assert "step-2 is broken" in caplog.text
+
+
+def test_broken_checkpoints_of_later_steps_make_room(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(checkpoint(8))
+    checkpoints.save(checkpoint(9))
+    for step in (8, 9):
+        (tmp_path / f"step-{step}" / DIGESTS).write_text("{")
+    assert checkpoints.newest() is None
+    checkpoints.save(checkpoint(1))
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.step == 1
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-1"]
 
 
 def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

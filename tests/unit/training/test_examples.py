@@ -7,7 +7,7 @@ from pipeline import chat
 from pipeline.errors import InputError
 from pipeline.model.tokenizer import character_tokenizer
 from pipeline.records import Problem, Trace, schema
-from pipeline.training.examples import worked_examples
+from pipeline.training.examples import text_examples, worked_examples
 
 PROBLEMS = pl.DataFrame(
     [Problem(f"p{n}", "made", "sum", f"{n}+{n}=?", str(2 * n), "numeric", "", None, "train") for n in range(3)],
@@ -31,3 +31,10 @@ def test_a_trace_that_the_model_has_no_room_for_is_named() -> None:
     assert len(worked_examples(tokenizer, PROBLEMS, TRACES, longest)) == 3
     with pytest.raises(InputError, match=f"a trace of problem p2 has {longest} tokens .* = {longest - 1};"):
         worked_examples(tokenizer, PROBLEMS, TRACES, longest - 1)
+
+
+def test_a_text_that_the_model_has_no_room_for_is_counted_off() -> None:
+    tokenizer = character_tokenizer(chat.CHAT_TEMPLATE)
+    assert [len(example) for example in text_examples(tokenizer, ["1+1", "1+1=2"], 5)] == [3, 5]
+    with pytest.raises(InputError, match=r"text 2 of the corpus has 5 tokens: .* max_position_embeddings = 4;"):
+        text_examples(tokenizer, ["1+1", "1+1=2"], 4)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.curves import Curves
+from pipeline.errors import RunStoppedError
 from pipeline.model import native
 from pipeline.model.attention import PackedSequences
 from pipeline.model.config import ModelConfig
@@ -189,6 +190,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_path: Pat
     model = decoder()
     with torch.no_grad():
         model.embed_tokens.weight[3] = math.inf
-    with pytest.raises(FloatingPointError, match=r"step 0: loss = nan: must be finite"):
+    with pytest.raises(RunStoppedError, match=r"step 0: loss = nan: must be finite"):
         run(tmp_path, model, options(checkpoint_every=1))
     assert not list(tmp_path.iterdir())
