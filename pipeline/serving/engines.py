@@ -86,7 +86,7 @@ class Call:
         self._numbers: list[int] = []
         self._parts: deque[Part] = deque()
         self._news = asyncio.Event()
-        self._left, self._lost, self._closed = samples, False, False
+        self._left, self._lost, self._closed, self._counted = samples, False, False, False
         self._start = time.monotonic()
 
     async def parts(self) -> AsyncIterator[list[Part]]:
@@ -112,7 +112,7 @@ class Call:
         return self._left == 0
 
     def fail(self) -> None:
-        """Given up for it takes too long."""
+        """Given up for it takes too long: the model, unless it has ended and only its reader is slow."""
         self._end(failed=True)
 
     def close(self) -> None:
@@ -129,13 +129,15 @@ class Call:
         self._news.set()
 
     def _lose(self) -> None:
-        if not self.ended and not self._lost:  # a call of several prompts loses each of them
-            self._end(failed=True)
+        self._end(failed=True)
         self._lost = True
         self._news.set()
 
     def _end(self, *, failed: bool) -> None:
-        self.engine.tally.add(time.monotonic() - self._start, failed=failed)
+        """How it ended counts once, by what came first."""
+        if not self._counted:
+            self._counted = True
+            self.engine.tally.add(time.monotonic() - self._start, failed=failed)
 
 
 @dataclass(frozen=True, slots=True)

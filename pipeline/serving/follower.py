@@ -167,9 +167,7 @@ class Follower:
         except BaseException:
             await self._let_go(known)
             raise
-        still = await asyncio.to_thread(self._aliases.champion, self._model)
-        if still is None or still.number != asked.number:  # it was moved on meanwhile: the next look sees to that
-            await self._let_go(known)
+        if not await self._still_asked(asked, known):
             return
         self._switch(asked, engine)
         self._watch = None if back else self._watching(self._options.watch_seconds)
@@ -177,6 +175,17 @@ class Follower:
         kind: Kind = "rolled back" if back else "promoted"
         await self._settle(who, kind, before, mark(asked), "; ".join([why, *found]), moves=False)
         await self._tidy()
+
+    async def _still_asked(self, asked: Version, known: set[Engine]) -> bool:
+        """Whether the alias names what was tried; else its engine is let go, and the next look sees to the alias."""
+        still = None
+        try:
+            still = await asyncio.to_thread(self._aliases.champion, self._model)
+        finally:
+            wanted = still is not None and still.number == asked.number
+            if not wanted:
+                await self._let_go(known)
+        return wanted
 
     async def _refuse(self, asked: Version, reason: str) -> None:
         assert self._now is not None

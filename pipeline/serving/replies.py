@@ -6,6 +6,7 @@ Tokens that come together are one event: what a client is too slow to take is ga
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.serving.errors import RequestError, late, lost
 from pipeline.serving.limits import answer_error
 from pipeline.serving.metrics import Metrics
 
+LAST_SECONDS = 5.0  # in which a client that is told of a failure has to take it
 REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 
 
@@ -184,6 +186,7 @@ class Reply(Response):
             for choice in choices:
                 choice.finish = REASONS[choice.finish or ""]
             content = orjson.dumps(self._form.response(choices, self._used()))
+            self._begun = True
             await Response(content, media_type="application/json")(scope, receive, send)
             self._done = True
 
@@ -196,12 +199,18 @@ class Reply(Response):
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _fail(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-        """As a response, or in the stream that has begun, where OpenAI's clients look for it."""
+        """As a response, or in the stream that has begun, where OpenAI's clients look for it.
+
+        Who does not read is not waited for, or the engine would never be let go.
+        """
+        self._call.close()
         self._done = True
-        if self._begun:
-            await self._send(send, _event(error.body), more=False)
-        else:
-            await answer_error(error, scope, receive, send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                if not self._begun:
+                    await answer_error(error, scope, receive, send)
+                elif self._stream:
+                    await self._send(send, _event(error.body), more=False)
 
     def _used(self) -> dict[str, Any]:
         return {

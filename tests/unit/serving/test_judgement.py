@@ -166,3 +166,18 @@ def test_an_alias_that_a_person_moves_again_at_once_is_not_taken_back(
     monkeypatch.setattr(here.follower, "_switch", switch)
     here.do(monkeypatch, here.follower._step)
     assert (here.now, registry.now) == (2, 2)
+
+
+def test_a_registry_that_fails_at_the_end_of_a_trial_leaves_no_engine_behind(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Machine(tmp_path / "here", tmp_path / "ledger", monkeypatch)
+    here.do(monkeypatch, here.follower._start)
+    registry.now, champion = 2, registry.champion
+    looks = iter([champion, lambda model: (_ for _ in ()).throw(STORE)])
+    monkeypatch.setattr(registry, "champion", lambda model: next(looks)(model))
+    with pytest.raises(ConnectionError):
+        here.do(monkeypatch, here.follower._step)
+    answering = here.follower._service.answering
+    assert answering.engines == [answering.current]
+    assert here.now == 1
