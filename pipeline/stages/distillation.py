@@ -97,7 +97,7 @@ def _on_policy(
         distributed=distributed,
         acting=acting,
     )
-    return {"divergence": summary.divergence, "on_policy_tokens": summary.tokens}
+    return {"divergence": summary.loss, "on_policy_tokens": summary.tokens}
 
 
 def _prefixed(log: Log, part: str) -> Log:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import RunStoppedError
-from pipeline.gkd.loop import Objective, Summary, train, train_step
+from pipeline.gkd.loop import Objective, train, train_step
 from pipeline.gkd.teacher import Teacher
 from pipeline.gkd.texts import student_engine
 from pipeline.model.attention import PackedSequences
@@ -16,12 +16,13 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.experts import balance_loss
 from pipeline.params import OnPolicy
 from pipeline.training.engine import TorchEngine
+from pipeline.training.loop import Summary
 
 from .toys import DENSE, SPARSE, VOCABULARY, decoder, examples, options, tokenizer, weights
 
 FIGURES = {
-    "divergence", "gradient_norm", "learning_rate", "imbalance", "tokens", "predictions", "length", "truncated",
-    "tokens_per_s",
+    "divergence", "balance_loss", "gradient_norm", "learning_rate", "imbalance", "tokens", "predictions", "length",
+    "truncated", "tokens_per_s",
 }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_on_policy_the_student_comes_near_to_its_teacher(beta: float, dtype: str
     first, last = (run.logged[index][1] for index in (0, -1))
     assert set(first) == FIGURES
     assert last["divergence"] < 0.35 * first["divergence"]
-    assert summary.divergence < 0.5 * first["divergence"]
+    assert summary.loss < 0.5 * first["divergence"]
     assert summary.tokens == sum(figures["tokens"] for _, figures in run.logged)
 
 
@@ -139,6 +140,6 @@ def test_a_divergence_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_pat
     run = Run(tmp_path, options(checkpoint_every=1, **{"lambda": 0.0}))
     with torch.no_grad():
         run.model.norm.weight[3] = float("inf")
-    with pytest.raises(RunStoppedError, match="step 0: divergence = nan: must be finite"):
+    with pytest.raises(RunStoppedError, match="step 0: loss = nan: must be finite"):
         run.go()
     assert not list(tmp_path.iterdir())
