@@ -22,7 +22,7 @@ from pipeline.params import Params, load_params
 from pipeline.rewards.containment import require_sandbox
 from pipeline.store import Limits, artifact_store
 from pipeline.store.probe import require_conditions
-from pipeline.tracking import require_answer
+from pipeline.tracking import require_store, store_file
 
 GIB = 2**30
 SERVICE_SECONDS = 15.0
@@ -55,7 +55,7 @@ def examine(root: Path) -> Iterator[Check]:
         yield Check("params", False, str(error))
         return
     yield Check("params", True, f"{PARAMS_FILE} keeps all rules")
-    yield _tracking(params)
+    yield _tracking(params, root)
     yield _prefect()
     yield _dvc_remote(root)
     yield _store(params, root)
@@ -119,15 +119,16 @@ def _writable(folder: Path) -> Check:
     return Check("writable", True, str(folder))
 
 
-def _tracking(params: Params) -> Check:
-    uri = params.tracking.uri
-    if uri is None:
-        return Check("tracking", True, "SQLite in runs/mlflow")
+def _tracking(params: Params, root: Path) -> Check:
+    """Ask MLflow itself, since it alone knows the credentials and what it can read."""
+    place = params.tracking.uri or "SQLite in runs/mlflow"
+    if params.tracking.uri is None and not store_file(root).is_file():
+        return Check("tracking", True, f"{place}: made by the first run")
     try:
-        require_answer(uri)
-    except InputError as error:
+        require_store(params.tracking, root, SERVICE_SECONDS)
+    except (InputError, ConnectionError) as error:
         return Check("tracking", False, str(error))
-    return Check("tracking", True, uri)
+    return Check("tracking", True, place)
 
 
 def _prefect() -> Check:

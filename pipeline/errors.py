@@ -1,6 +1,8 @@
 """The four ways in which a stage stops for a reason that is the user's to know, and their exit codes.
 
-Everything else that is raised is a bug of ours and keeps its traceback.
+Everything else that is raised is a bug of ours and keeps its traceback, but for one thing: where a store or registry
+does not answer or refuses we raise ConnectionError itself, with the address. The command line shows that as a message
+too; a stage is tried again, as it may pass.
 """
 
 EXIT_BUG = 1

@@ -36,6 +36,8 @@ def main() -> None:
     keep_freed_memory()
     try:
         app()
-    except EXPECTED as error:
+    except (*EXPECTED, ConnectionError) as error:
+        if isinstance(error, ConnectionError) and type(error) is not ConnectionError:
+            raise  # not ours: it does not say which place is meant
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))

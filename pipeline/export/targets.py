@@ -45,8 +45,8 @@ Write = Callable[[Source], dict[str, str]]
 def export(root: Path, out: Path, to: str, name: str | None = None, storage: str | None = None) -> list[Path]:
     """Write what serves a release by `to`, one of `TARGETS`, into the folder `out`; returns the files.
 
-    Without a name it is the teacher. Raises InputError where there is no such release, its files are not whole, or the
-    target does not read it.
+    Without a name it is the teacher. Raises InputError where there is no such release, its files are not whole, the
+    target does not read it, or `out` cannot be written.
     """
     if storage is not None and to != "kserve":
         raise InputError(f"--storage {storage}: only a cluster needs it (--to kserve)")
@@ -54,13 +54,19 @@ def export(root: Path, out: Path, to: str, name: str | None = None, storage: str
     folder = release_folder(root, release.name).resolve()
     verify_checksums(folder, release.digest)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    written = []
-    for file, content in TARGETS[to](Source(release, folder, config, storage)).items():
-        with atomic_file(out / file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-            temporary.chmod(0o755 if file.endswith(".sh") else 0o644)
-        written.append(out / file)
-    return written
+    files = TARGETS[to](Source(release, folder, config, storage))
+    try:
+        for file, content in files.items():
+            _write(out / file, content)
+    except OSError as error:
+        raise InputError(f"{out}: must be a folder that can be written: {error.strerror}") from error
+    return [out / file for file in files]
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.chmod(0o755 if path.suffix == ".sh" else 0o644)
 
 
 def _release(record: Record, name: str | None) -> Release:

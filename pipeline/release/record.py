@@ -62,11 +62,17 @@ class Record:
 
 
 def read_record(root: Path) -> Record:
-    """The releases of the project at `root`. Raises InputError where there are none or another version wrote them."""
+    """The releases of the project at `root`.
+
+    Raises InputError where there are none, the file is cut off or another version wrote it.
+    """
     path = artifacts(root, STAGE) / RECORD
     if not path.is_file():
         raise InputError(f"{path}: missing; run stage {STAGE} first (`r1flow run`)")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON: {error}; run stage {STAGE} again") from error
     if content.get("format") != FORMAT:
         raise InputError(f"{path}: format {content.get('format')!r}: must be {FORMAT}; run stage {STAGE} again")
     releases = tuple(Release(name=name, **fields) for name, fields in content["releases"].items())

@@ -26,7 +26,7 @@ def read_curves(tracking: Tracking, root: Path, stages: list[Stage]) -> dict[str
             continue
         try:
             recorded = read_run(tracking, root, stage.state.mlflow_run or stage.name)
-        except InputError:  # it has not come to its first figure yet
+        except (InputError, ConnectionError):  # it has not come to its first figure yet, or the store refuses
             continue
         found = _curves(recorded.steps)
         if found:

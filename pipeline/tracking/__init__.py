@@ -7,7 +7,7 @@ from pipeline.tracking.recorder import recorder
 from pipeline.tracking.registry import Registered, Submission, register
 from pipeline.tracking.run import Description, flatten
 from pipeline.tracking.runs import Tracker
-from pipeline.tracking.store import prepare, require_answer
+from pipeline.tracking.store import prepare, require_store, store_file
 
 __all__ = [
     "Aliases",
@@ -24,5 +24,6 @@ __all__ = [
     "read_run",
     "recorder",
     "register",
-    "require_answer",
+    "require_store",
+    "store_file",
 ]

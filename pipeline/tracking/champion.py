@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 from pipeline.params import Tracking
 from pipeline.tracking.registry import CANDIDATE, CHAMPION, DIGEST, FOLDER
-from pipeline.tracking.store import connect, require_answer, store_file, store_lock
+from pipeline.tracking.store import explained, opened, store_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,52 +39,51 @@ class Aliases:
 
     def champion(self, model: str) -> Version | None:
         """None where no version has the alias."""
-        with self._explained():
-            return self._found(lambda: self._client.get_model_version_by_alias(model, CHAMPION))
+        with self._asked() as client:
+            return self._found(lambda: client.get_model_version_by_alias(model, CHAMPION))
 
     def candidate(self, model: str) -> Version | None:
         """The newest version that was registered; None where none has the alias."""
-        with self._explained():
-            return self._found(lambda: self._client.get_model_version_by_alias(model, CANDIDATE))
+        with self._asked() as client:
+            return self._found(lambda: client.get_model_version_by_alias(model, CANDIDATE))
 
     def figures(self, version: Version) -> dict[str, float]:
         """What was known of a version when it was registered: pass_at_1 with its bounds, parameters and the like."""
-        with self._explained():
-            run = self._client.get_model_version(version.model, str(version.number)).run_id
-            return dict(self._client.get_run(run).data.metrics) if run else {}
+        with self._asked() as client:
+            run = client.get_model_version(version.model, str(version.number)).run_id
+            return dict(client.get_run(run).data.metrics) if run else {}
 
     def version(self, model: str, number: int) -> Version:
         """Raises InputError where there is none."""
-        with self._explained():
-            if found := self._found(lambda: self._client.get_model_version(model, str(number))):
+        with self._asked() as client:
+            if found := self._found(lambda: client.get_model_version(model, str(number))):
                 return found
-            versions = sorted(
-                int(version.version) for version in self._client.search_model_versions(f"name = '{model}'")
-            )
+            # Not by MLflow's filter: a quote in the name would end it.
+            versions = sorted(int(other.version) for other in client.search_model_versions() if other.name == model)
             if versions:
                 raise InputError(f"{model}: version {number}: must be one of {', '.join(map(str, versions))}")
-            models = [known.name for known in self._client.search_registered_models()]
+            models = [known.name for known in client.search_registered_models()]
         raise InputError(f"{model}: no registered model; known are {', '.join(models) or 'none yet: `r1flow run`'}")
 
     def move(self, version: Version) -> None:
         """Make it the champion."""
-        with self._explained():
-            self._client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
+        with self._asked() as client:
+            client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
 
     def tag(self, version: Version, name: str, value: str | None) -> None:
         """None: take the tag away."""
-        with self._explained():
+        with self._asked() as client:
             if value is not None:
-                self._client.set_model_version_tag(version.model, str(version.number), name, value)
+                client.set_model_version_tag(version.model, str(version.number), name, value)
             else:
-                self._found(lambda: self._client.delete_model_version_tag(version.model, str(version.number), name))
+                self._found(lambda: client.delete_model_version_tag(version.model, str(version.number), name))
 
     def download(self, version: Version, folder: Path) -> None:
         """Fill `folder` with the release's files."""
-        with self._explained():
+        with self._asked() as client:
             from mlflow.artifacts import download_artifacts
 
-            uri = self._client.tracking_uri
+            uri = client.tracking_uri
             files = f"models:/{version.model}/{version.number}/{FOLDER}"
             download_artifacts(files, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
         for entry in (folder / FOLDER).iterdir():
@@ -95,14 +94,7 @@ class Aliases:
     def _client(self) -> "MlflowClient":
         if self._options.uri is None and not store_file(self._root).is_file():
             raise InputError(f"{self._root}: no registry: nothing has run here yet; `r1flow run` registers releases")
-        if self._options.uri is not None:
-            require_answer(self._options.uri)
-        with store_lock(self._root):
-            client, _ = connect(self._options, self._root)
-        from mlflow import set_tracking_uri
-
-        set_tracking_uri(client.tracking_uri)  # SQL stores look a version's `models:/…` up in the global one
-        return client
+        return opened(self._options, self._root)[0]
 
     @staticmethod
     def _found(call: "Callable[[], ModelVersion | None]") -> Version | None:
@@ -121,11 +113,7 @@ class Aliases:
         return Version(version.name, int(version.version), tags.get(DIGEST, ""), str(version.source), tags)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        client = self._client
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            raise ConnectionError(f"the registry at {client.tracking_uri}: {error}") from error
+    def _asked(self) -> Iterator["MlflowClient"]:
+        client = self._client  # outside: the opening tells its errors apart
+        with explained(self._options, self._root):
+            yield client

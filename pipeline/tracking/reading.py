@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.params import Tracking
-from pipeline.tracking.store import connect, require_answer, store_file, store_lock
+from pipeline.tracking.store import explained, opened, store_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,34 +31,34 @@ def read_run(options: Tracking, root: Path, run: str) -> Recorded:
     """Read a run's figures over steps, without MLflow's own and the final ones. It may still be going on.
 
     `run` is a stage, of which the newest run is taken, or a run's id or how it begins. Raises InputError where there is
-    none or the beginning fits several.
+    none, the beginning fits several or there is no store, ConnectionError where that refuses.
     """
-    if options.uri is not None:
-        require_answer(options.uri)
-    elif not store_file(root).is_file():
+    if options.uri is None and not store_file(root).is_file():
         raise InputError(f"{run}: no run: nothing has run in {root} yet")
-    with store_lock(root):
-        client, experiment = connect(options, root)
-    found = client.get_run(_run_id(client, experiment, run))
+    client, experiment = opened(options, root)
     rows: dict[tuple[int, int], dict[str, float]] = {}
-    for name in found.data.metrics:
-        if name.startswith(("system/", "final/")):
-            continue
-        for metric in client.get_metric_history(found.info.run_id, name):
-            # MLflow keeps an infinite value as the largest finite one.
-            value = math.copysign(math.inf, metric.value) if abs(metric.value) >= sys.float_info.max else metric.value
-            rows.setdefault((metric.timestamp, metric.step), {})[name] = value
+    with explained(options, root):
+        found = client.get_run(_run_id(client, experiment, run))
+        for name in found.data.metrics:
+            if name.startswith(("system/", "final/")):
+                continue
+            for metric in client.get_metric_history(found.info.run_id, name):
+                # MLflow keeps an infinite value as the largest finite one.
+                infinite = abs(metric.value) >= sys.float_info.max
+                value = math.copysign(math.inf, metric.value) if infinite else metric.value
+                rows.setdefault((metric.timestamp, metric.step), {})[name] = value
     steps = tuple((step, figures) for (_, step), figures in sorted(rows.items(), key=lambda row: row[0]))
     return Recorded(found.info.run_id, found.data.tags.get("stage", found.info.run_name), found.data.params, steps)
 
 
 def keep_file(options: Tracking, root: Path, run_id: str, file: Path) -> None:
-    """Keep a file among a run's artifacts, in place of one of the same name. Raises InputError without a server."""
-    if options.uri is not None:
-        require_answer(options.uri)
-    with store_lock(root):
-        client, _ = connect(options, root)
-    client.log_artifact(run_id, file)
+    """Keep a file among a run's artifacts, in place of one of the same name.
+
+    Raises InputError without a store, ConnectionError where that refuses.
+    """
+    client, _ = opened(options, root)
+    with explained(options, root):
+        client.log_artifact(run_id, file)
 
 
 def _run_id(client: "MlflowClient", experiment: str, run: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.params import Tracking
-from pipeline.tracking.store import connect, require_answer, store_lock
+from pipeline.tracking.store import explained, opened, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,15 +66,9 @@ Promote = Literal["first", "never", "always"]
 
 
 def register(options: Tracking, root: Path, submissions: Sequence[Submission], promote: Promote) -> list[Registered]:
-    """Register what is not registered yet. Raises InputError without a server."""
-    if options.uri is not None:
-        require_answer(options.uri)
-    with store_lock(root):
-        client, experiment = connect(options, root)
-    from mlflow import set_tracking_uri
-
-    set_tracking_uri(client.tracking_uri)  # SQL stores look a version's `models:/…` up in the global one
-    with store_lock(root, "registration.lock"):
+    """Register what is not registered yet. Raises InputError without a store, ConnectionError where it refuses."""
+    client, experiment = opened(options, root)
+    with explained(options, root), store_lock(root, "registration.lock"):
         return [_registered(client, experiment, root, submission, promote) for submission in submissions]
 
 

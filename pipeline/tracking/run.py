@@ -1,16 +1,14 @@
 """One run in MLflow's store: opened or continued, described, filled, closed."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
 from pipeline.files import atomic_file
 from pipeline.params import Tracking
 from pipeline.tracking.commit import git_tags
-from pipeline.tracking.store import connect, store_file, store_lock
+from pipeline.tracking.store import explained, opened
 
 Figure = tuple[str, float, int, int]
 """Name, value, milliseconds since the epoch, step."""
@@ -35,21 +33,15 @@ class Run:
     def open(self, options: Tracking, root: Path, description: Description) -> str:
         """Continue or create the run and return its id.
 
-        Raises InputError for a database that cannot be used, ConnectionError for a server that refuses.
+        Raises InputError for a database that cannot be used, ConnectionError for a store that refuses.
         """
-        from mlflow.exceptions import MlflowException
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-        from sqlalchemy.exc import SQLAlchemyError
-
+        self._store = options, root
         self._memo = root / "runs" / description.stage / description.key / "mlflow_run"
-        try:
-            with store_lock(root):
-                self._client, experiment = connect(options, root)
+        self._client, experiment = opened(options, root)
+        with explained(options, root, opening=True):
             self._id = self._continued() or self._created(experiment, root, description)
-        except (MlflowException, SQLAlchemyError) as error:
-            away = (options.uri or "").startswith("http")
-            kind, place = ConnectionError if away else InputError, options.uri or store_file(root)
-            raise kind(f"tracking.uri: {place}: MLflow cannot use it: {error}") from error
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
         self._monitor = SystemMetricsMonitor(
             self._id, SYSTEM_SECONDS, resume_logging=True, tracking_uri=self._client.tracking_uri
         )
@@ -93,34 +85,23 @@ class Run:
         """Raises ConnectionError where the store does not take them."""
         from mlflow.entities import Metric
 
-        with _reached():
+        with explained(*self._store):
             self._client.log_batch(self._id, metrics=[Metric(*figure) for figure in figures])
 
     def keep(self, path: str, content: str) -> None:
         """Keep a text among the artifacts. Raises OSError where their store does not take it."""
-        with _reached():
+        with explained(*self._store):
             self._client.log_text(self._id, content, path)
 
     def close(self, status: str) -> None:
         """Raises ConnectionError where the store does not answer."""
-        with _reached():
+        with explained(*self._store):
             self._monitor.collect_metrics()  # a last sample, so that a short stage has one too
             self._monitor.publish_metrics(self._monitor.aggregate_metrics())
             self._monitor.finish()
             self._client.set_terminated(self._id, status)
             if status == "FINISHED":
                 self._memo.unlink()
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    """MLflow's refusals as ConnectionError, which is known where MLflow is not."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise ConnectionError(error.message) from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""MLflow's store: where it is, how it is opened, and whether it answers.
+"""MLflow's store: where it is, how it is opened, whether it answers, and what it refuses, in one line.
 
 The default store is SQLite under runs/mlflow. Two processes that meet a new store at once would both migrate its
 database, so it is opened under a file lock. A kill in the middle of that would leave a database that MLflow refuses
@@ -6,12 +6,15 @@ for ever, so a new one gets its name when it is done.
 """
 
 import fcntl
+import http.client
+import multiprocessing
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +44,17 @@ def require_answer(uri: str) -> None:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers, if only to ask who we are
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # no address, or another protocol's
         raise InputError(f"tracking.uri: {uri}: no tracking server answers: {error}") from error
 
 
 def store_file(root: Path) -> Path:
     return root / "runs" / "mlflow" / "mlflow.db"
+
+
+def store_uri(options: Tracking, root: Path) -> str:
+    """The store's address, as MLflow writes it."""
+    return options.uri or f"sqlite:///{store_file(root)}"
 
 
 @contextmanager
@@ -75,6 +83,59 @@ def prepare(root: Path) -> None:
         connect(Tracking(), root)
 
 
+@contextmanager
+def explained(options: Tracking, root: Path, *, opening: bool = False) -> Iterator[None]:
+    """What MLflow refuses in this block as one line with the store's address.
+
+    It is a ConnectionError, which may pass; InputError where MLflow says of a database while `opening` it that it is
+    damaged, of another version or out of reach.
+    """
+    load()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri = store_uri(options, root)
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        final = opening and not uri.startswith("http") and not isinstance(error, OSError)
+        kind = InputError if final else ConnectionError
+        reason = str(error).partition("\n")[0]  # below it stands the SQL, or the server's page
+        raise kind(f"tracking.uri: {uri}: MLflow cannot use it: {reason}") from error
+
+
+def opened(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
+    """As `connect`, while no other process of this machine does the same.
+
+    Raises InputError where no server answers or a database cannot be used, ConnectionError where a server refuses.
+    """
+    if options.uri is not None:
+        require_answer(options.uri)
+    with explained(options, root, opening=True), store_lock(root):
+        client, experiment = connect(options, root)
+    from mlflow import set_tracking_uri
+
+    set_tracking_uri(client.tracking_uri)  # SQL stores look a version's `models:/…` up in the global one
+    return client, experiment
+
+
+def require_store(options: Tracking, root: Path, seconds: float) -> None:
+    """Ask the store for the experiment, and make nothing. Raises as `opened`, ConnectionError after `seconds`."""
+    if options.uri is not None:
+        require_answer(options.uri)
+    load()  # takes its time, and is not the store's fault
+    from mlflow import MlflowClient
+
+    def ask() -> None:
+        MlflowClient(store_uri(options, root)).get_experiment_by_name(options.experiment)
+
+    with explained(options, root, opening=True), ThreadPool(1) as aside:  # MLflow tries a database for minutes
+        try:
+            aside.apply_async(ask).get(seconds)
+        except multiprocessing.TimeoutError:
+            raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+
+
 def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
     """A client of the store and the id of the experiment, both made where they are missing."""
     load()
@@ -82,7 +143,7 @@ def connect(options: Tracking, root: Path) -> "tuple[MlflowClient, str]":
 
     if options.uri is None and not store_file(root).exists():
         _make_database(store_file(root))
-    client = MlflowClient(options.uri or f"sqlite:///{store_file(root)}")
+    client = MlflowClient(store_uri(options, root))
     experiment = client.get_experiment_by_name(options.experiment)
     if experiment is not None:
         return client, experiment.experiment_id

@@ -64,6 +64,34 @@ def test_ask_without_a_model_says_how_to_get_one(flow_project: FlowProject, monk
     assert "r1flow run" in str(result.exception)
 
 
+@pytest.mark.slow  # it is tried several times
+@pytest.mark.parametrize("command", [["store", "list"], ["history"]])
+def test_a_store_that_does_not_answer_is_one_line(
+    flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    params = flow_project.root / "params.yaml"
+    places = "machine: {store: 's3://bucket', "
+    params.write_text(params.read_text().replace("machine: {", places))
+    result = r1flow(*command, cwd=flow_project.root)
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("s3://bucket/")
+    assert "http://127.0.0.1:9 does not answer" in line
+
+
+def test_a_connection_error_that_names_no_place_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    for name in ("spin_briefly", "keep_freed_memory"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(ConnectionRefusedError):
+        cli.main()
+
+
 def test_figures_as_one_json_object_or_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
     cli.bench.show({"seconds": 1.5, "dtype": "float32"}, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"seconds": 1.5, "dtype": "float32"}

@@ -15,7 +15,7 @@ from tests.project import FlowProject
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that answers every request with 404."""
+    """A server that knows no request."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as found:
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{found.server_port}"
@@ -48,6 +48,20 @@ def test_an_address_that_is_not_prefects_is_broken(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
     assert set(broken(flow_project)) == {"prefect"}
+
+
+def test_an_address_that_is_not_mlflows_is_broken(flow_project: FlowProject, server: str) -> None:
+    use_tracking(flow_project, server)
+    found = broken(flow_project)
+    assert set(found) == {"tracking"}
+    assert found["tracking"].startswith(f"tracking.uri: {server}: MLflow cannot use it: ")
+
+
+def test_a_store_that_mlflow_cannot_read_is_broken(flow_project: FlowProject) -> None:
+    database = flow_project.root / "runs" / "mlflow" / "mlflow.db"
+    database.parent.mkdir(parents=True)
+    database.write_text("this is no database")
+    assert "not a database" in broken(flow_project)["tracking"]
 
 
 def test_broken_params_are_shown(flow_project: FlowProject) -> None:

@@ -144,3 +144,10 @@ def test_what_cannot_be_served_is_refused(
     with pytest.raises(InputError, match=rule):
         export(root, tmp_path / "out", to, name, storage)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/self/out"])
+def test_a_folder_that_cannot_be_written_is_refused(root: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"{tmp_path / where}: must be a folder that can be written: "):
+        export(root, tmp_path / where, "vllm")

@@ -1,4 +1,4 @@
-"""Checksums find every change of a release's folder; a record of another format is refused."""
+"""Checksums find every change of a release's folder; a record of another format, or cut off, is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +44,14 @@ def test_a_changed_folder_is_refused(folder: Path, change: Callable[[Path], None
         verify_checksums(folder, value)
 
 
-def test_a_record_that_is_not_there_or_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_is_not_there_or_of_another_format_or_cut_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"release\.json: missing; run stage deployment first"):
         read_record(tmp_path)
     path = tmp_path / "artifacts" / "deployment" / "release.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"format": 2}')
     with pytest.raises(InputError, match="format 2: must be 1; run stage deployment again"):
+        read_record(tmp_path)
+    path.write_text('{"format": 1, "rele')
+    with pytest.raises(InputError, match=r"release\.json: is no JSON: .*; run stage deployment again"):
         read_record(tmp_path)

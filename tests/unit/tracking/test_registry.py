@@ -25,7 +25,7 @@ from pipeline.model.tokenizer import character_tokenizer
 from pipeline.params import Sampling, Tracking
 from pipeline.release.export import export
 from pipeline.release.record import write_checksums
-from pipeline.tracking import Description, Tracker, registry
+from pipeline.tracking import Description, Tracker, registry, store
 from pipeline.tracking.registry import Registered, Submission, register
 from pipeline.tracking.store import ENVIRONMENT, connect
 
@@ -129,7 +129,7 @@ def die(root: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> bool:
         return Deadly(true, call), experiment
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "connect", deadly)
+        patch.setattr(store, "connect", deadly)
         try:
             registered(root)
         except KilledError:
