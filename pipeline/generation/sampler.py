@@ -13,12 +13,14 @@ from torch import Tensor
 
 from pipeline.model import native
 
+COLDEST = 1e-6  # temperature; below it is as 0: the likeliest token is all but certain, and logits / 1e-38 are infinite
+
 
 @dataclass(frozen=True)
 class Options:
     """How each of B sequences is sampled, as tensors (B,) of float64; see `pipeline.params.Sampling`."""
 
-    temperature: Tensor  # 0 takes the likeliest token
+    temperature: Tensor  # 0, as all below COLDEST, takes the likeliest token
     top_p: Tensor
     top_k: Tensor  # infinite where all tokens may be chosen
     min_p: Tensor
@@ -35,14 +37,15 @@ def sample(logits: Tensor, uniform: Tensor, options: Options, cut: bool) -> tupl
     `cut` says whether any sequence has a top-p, top-k or min-p; without, nothing has to be sorted. Also returns the
     tokens' log-probabilities (B,) float32 at the sampling temperature, before any cut.
     """
+    greedy = options.temperature < COLDEST
+    temperature = torch.where(greedy, 0.0, options.temperature)
     if not cut and native.usable(logits):
         logits, tokens = logits.contiguous(), torch.empty(len(logits), dtype=torch.int64)
         log_probabilities = torch.empty(len(logits))
-        given = (logits, uniform.contiguous(), options.temperature.contiguous())
+        given = (logits, uniform.contiguous(), temperature.contiguous())
         native.call("draw", *logits.shape, *given, tokens, log_probabilities)
         return tokens, log_probabilities
-    greedy = options.temperature == 0
-    temperature = torch.where(greedy, 1.0, options.temperature).float()
+    temperature = torch.where(greedy, 1.0, temperature).float()
     log_probabilities = (logits.float() / temperature[:, None]).log_softmax(-1)
     # Sums over a vocabulary in float64: in float32 their last bits would move tokens near a boundary.
     probabilities = log_probabilities.double().exp()

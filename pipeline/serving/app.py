@@ -145,11 +145,12 @@ class Service:
         if not prompt:
             raise RequestError(400, "the prompt: must have at least one token")
         most, asked = self.options.max_tokens, body.limit
+        name = body.limit_name
         if asked is not None and asked > most:
-            raise RequestError(400, f"max_tokens: {asked}: must be at most {most}", param="max_tokens")
+            raise RequestError(400, f"{name}: {asked}: must be at most {most}", param=name)
         room = longest - prompt
         if room < (asked or 1):
-            rule = f"the prompt's {prompt} tokens and max_tokens = {asked or 1} must together be at most {longest}"
+            rule = f"the prompt's {prompt} tokens and {name} = {asked or 1} must together be at most {longest}"
             raise RequestError(400, rule, code="context_length_exceeded")
         return asked or min(most, room)
 
@@ -157,7 +158,7 @@ class Service:
 def _sampling(body: Asked, limit: int) -> dict[str, Any]:
     """As params.Sampling takes it. Without a temperature R1's own is taken; cuts have no effect at temperature 0."""
     given = {name: getattr(body, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given.items() if value is not None and (name != "top_k" or value > 0)}
     if options.get("temperature") == 0:
         options = {"temperature": 0}
     return options | {"stop": body.stops, "max_new_tokens": limit}
@@ -174,7 +175,7 @@ def routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise RequestError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
-        size = sum(len(message.text) for message in body.messages)
+        size = sum(message.size for message in body.messages)
 
         def words(wording: Wording) -> Worded:
             prompt, opened = wording.chat(body.messages)
@@ -272,9 +273,12 @@ class _Count:
 
 
 def make_app(
-    service: Service, keys: list[str], lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    service: Service,
+    keys: list[str],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    connected: Callable[[], int],
 ) -> FastAPI:
-    """The whole application; without keys it answers loopback names only."""
+    """The whole application; without keys it answers loopback names only. `connected` counts open connections."""
     app = FastAPI(title="r1flow", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(routes(service))
     options = service.options
@@ -289,13 +293,15 @@ def make_app(
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return _refusal(RequestError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+        told = RequestError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        return JSONResponse(told.body, told.status, error.headers)  # such as the methods that a path allows
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
         return _refusal(RequestError(500, "a bug of the server: its log says more"))
 
-    app.add_middleware(Gate, keys=Keys(keys), rates=Rates(options.requests_per_minute), options=options)
+    rates = Rates(options.requests_per_minute)
+    app.add_middleware(Gate, keys=Keys(keys), rates=rates, options=options, connected=connected)
     app.add_middleware(_Count, metrics=service.metrics)
     return app
 
@@ -312,4 +318,6 @@ def _explain(error: RequestValidationError) -> RequestError:
     place = ".".join(part for part in named if part not in ("body", "str", "int"))
     if first["type"] == "json_invalid":
         return RequestError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+    if isinstance(error.body, bytes):  # it has not been read as JSON
+        return RequestError(400, "Content-Type: must be application/json")
     return RequestError(400, f"{place or 'body'}: {first['msg']}", param=place or None)

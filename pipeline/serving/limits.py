@@ -12,7 +12,7 @@ import ipaddress
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ KEYS_VARIABLE = "R1FLOW_API_KEYS"
 SHORTEST_KEY = 16
 CALLERS = 10_000  # whose rates are kept; the one that asked least lately is forgotten
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready"})  # without a key
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+ALWAYS = OPEN_PATHS | {"/metrics"}  # answered however many connections there are: else probes would end the server
+SMALL_BODY = 2**16  # bytes, for these paths; they take none
+CLOSING = frozenset({"body_too_large", "body_too_slow", "connections_full"})  # errors that end the connection
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -53,14 +55,18 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
 
 def check_address(host: str, keys: list[str]) -> None:
     """Raises InputError for an address that others reach, where no key is asked for."""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local and not keys:
+    if not _local(host) and not keys:
         raise InputError(
             f"--host {host}: others can reach this address: API keys must be given (--api-keys FILE, {KEYS_VARIABLE})"
         )
+
+
+def _local(host: str) -> bool:
+    """Whether it names this machine alone. No name that a page elsewhere may have does."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Keys:
@@ -74,9 +80,9 @@ class Keys:
         headers = dict(scope["headers"])
         if not self._digests:
             name = headers.get(b"host", b"").decode("latin-1").lower()
-            bare = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
-            if bare not in LOCAL_NAMES:
-                raise RequestError(403, f"Host: {name}: must be {', '.join(sorted(LOCAL_NAMES))}", code="host")
+            bare = name[1 : name.index("]")] if name.startswith("[") and "]" in name else name.partition(":")[0]
+            if not _local(bare):
+                raise RequestError(403, f"Host: {name}: must be localhost, 127.0.0.1 or [::1]", code="host")
             return scope["client"][0] if scope.get("client") else ""
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         given = _digest(key.strip().decode("latin-1"))
@@ -115,17 +121,22 @@ class Rates:
 
 
 class Gate:
-    """Before everything else: the key, the rate, and a body that is whole, not too large and not too late."""
+    """Before everything else: room, the key, the rate, and a body that is whole, not too large and not too late."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, rates: Rates, options: Serving) -> None:
-        self._app, self._keys, self._rates = app, keys, rates
-        self._most, self._seconds = options.body_bytes, options.receive_seconds
+    def __init__(self, app: ASGIApp, keys: Keys, rates: Rates, options: Serving, connected: Callable[[], int]) -> None:
+        self._app, self._keys, self._rates, self._connected = app, keys, rates, connected
+        self._most, self._seconds, self._connections = options.body_bytes, options.receive_seconds, options.connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn, which has the first scope, leaves out what it answers
         try:
+            if scope["path"] not in ALWAYS and self._connected() > self._connections:
+                rule = f"more than {self._connections} connections are open: try again"
+                raise RequestError(503, rule, code="connections_full", retry=1)
             if scope["path"] not in OPEN_PATHS:
                 caller = self._keys.caller(scope)
                 if scope["method"] == "POST":
@@ -150,8 +161,9 @@ class Gate:
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """None where the client went."""
         length = dict(scope["headers"]).get(b"content-length", b"")
-        too_large = RequestError(413, f"the body must be at most {self._most} bytes", code="body_too_large")
-        if length.isdigit() and int(length) > self._most:
+        most = min(self._most, SMALL_BODY) if scope["path"] in ALWAYS else self._most
+        too_large = RequestError(413, f"the body must be at most {most} bytes", code="body_too_large")
+        if length.isdigit() and int(length) > most:
             raise too_large
         body, more = bytearray(), True
         try:
@@ -161,7 +173,7 @@ class Gate:
                     if message["type"] != "http.request":
                         return None
                     body += message.get("body", b"")
-                    if len(body) > self._most:
+                    if len(body) > most:
                         raise too_large
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -171,6 +183,6 @@ class Gate:
 
 
 async def answer_error(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """The error as a response; the connection is closed, for the rest of a body may still come."""
-    headers = error.headers | ({"Connection": "close"} if error.status in (408, 413) else {})
+    """The error as a response; the connection is closed where there is one too many or more of a body may come."""
+    headers = error.headers | ({"Connection": "close"} if error.code in CLOSING else {})
     await JSONResponse(error.body, error.status, headers)(scope, receive, send)

@@ -5,6 +5,7 @@ ends the listening, lets running requests end for `drain_seconds`, and stops the
 """
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -64,9 +65,12 @@ def protocol(seconds: float) -> type[H11Protocol]:
 
 
 def model_name(folder: Path) -> str:
-    """What clients call it: the folder's name, of artifacts/<stage>/model the stage's."""
+    """What clients call it: the folder's name, of artifacts/<stage>/model the stage's. Raises InputError for a root."""
     resolved = folder.resolve()
-    return resolved.parent.name if resolved.name == "model" else resolved.name
+    name = resolved.parent.name if resolved.name == "model" else ""
+    if not (name or resolved.name):
+        raise InputError(f"{folder}: must be a folder with a name, as clients ask for the model by it")
+    return name or resolved.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     failed: list[Exception] = []
 
     def ready() -> None:
+        gc.freeze()  # else the collector walks through all that is imported, again and again, for a body of many lists
         if at.root is not None:
             note_server(at.root, _reached(address), service.name, follows=follows)
         print(f"{service.name} answers at {address}{_where(service)}", flush=True)
@@ -138,14 +143,13 @@ def _run(service: Service, work: Work, at: Listening, *, what: str, follows: boo
     listener = _listen(at.host, at.port)
     address = f"http://{f'[{at.host}]' if ':' in at.host else at.host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
-        make_app(service, keys, lifespan),
+        make_app(service, keys, lifespan, connected=lambda: len(server.server_state.connections)),
         http=protocol(options.receive_seconds),
         ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=options.connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(options.drain_seconds),
     )

@@ -295,6 +295,13 @@ def load(folder: Path, dtype: str, hot: float | None) -> Decoder:
 
 def serve(channel: socket.socket) -> None:
     """Load the model that the first message names, say that it is there, and answer until the other side is gone."""
+    try:
+        _serve(channel)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the other side went while something was sent to it
+
+
+def _serve(channel: socket.socket) -> None:
     options = frames.receive(channel)
     if options is None:
         return
@@ -316,10 +323,7 @@ def serve(channel: socket.socket) -> None:
         inbox.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    try:
-        worker.run(inbox, lambda message: channel.sendall(frames.pack(message)))
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the other side went while something was sent to it
+    worker.run(inbox, lambda message: channel.sendall(frames.pack(message)))
 
 
 def main() -> None:

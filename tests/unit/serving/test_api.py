@@ -108,6 +108,8 @@ def test_a_budget_of_thinking_is_kept(client: OpenAI, server: Server) -> None:
     [
         ({"model": "other"}, openai.NotFoundError, "model"),
         ({"max_tokens": 10**6}, openai.BadRequestError, "max_tokens"),
+        ({"max_completion_tokens": 10**6}, openai.BadRequestError, "max_completion_tokens"),
+        ({"extra_body": {"top_k": -2}}, openai.BadRequestError, "top_k"),
         ({"n": 9}, openai.BadRequestError, "n"),
         ({"extra_body": {"tools": [{"type": "function"}]}}, openai.BadRequestError, "tools"),
         ({"presence_penalty": 0.5}, openai.BadRequestError, "presence_penalty"),
@@ -122,6 +124,44 @@ def test_errors_have_openais_form(
         client.chat.completions.create(**{"model": server.name, "messages": QUESTION} | body)
     assert refused.value.param == param
     assert param in refused.value.message
+
+
+def test_a_top_k_of_other_servers_that_is_off_cuts_nothing(server: Server) -> None:
+    asked = {"seed": 5, "max_tokens": 30, "top_p": 1.0}
+    free = server.chat(**asked).json()["choices"]
+    for off in (0, -1):
+        assert server.chat(**asked, top_k=off).json()["choices"] == free
+    assert server.chat(**asked, top_k=1).json()["choices"] != free
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-36, 1e-39, 1e-300])
+def test_a_temperature_next_to_nothing_takes_the_likeliest_tokens(server: Server, temperature: float) -> None:
+    greedy = server.chat(temperature=0, max_tokens=20).json()["choices"]
+    for top_p in (0.95, 1.0):
+        assert server.chat(temperature=temperature, top_p=top_p, max_tokens=20).json()["choices"] == greedy
+
+
+def test_a_head_is_what_a_get_would_be_without_its_body(server: Server) -> None:
+    for path in ("/health/live", "/health/ready", "/v1/models"):
+        answer = httpx.head(server.address + path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-length"] == httpx.get(server.address + path).headers["content-length"]
+    assert httpx.head(server.address + "/v1/completions").status_code == 405
+
+
+def test_another_method_is_told_which_one_would_do(server: Server) -> None:
+    for path, method in (("/v1/completions", "POST"), ("/health/live", "GET")):
+        answer = httpx.request("PUT", server.address + path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, method)
+        assert answer.json()["error"]["message"].startswith(f"PUT {path}")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
+def test_a_body_of_another_type_is_told_the_type(server: Server, headers: dict[str, str]) -> None:
+    body = json.dumps({"model": server.name, "messages": QUESTION}).encode()
+    answer = httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "Content-Type: must be application/json"
 
 
 def test_metrics_count_what_was_done(server: Server) -> None:

@@ -61,9 +61,9 @@ def test_every_key_is_let_in_and_nothing_else() -> None:
 
 def test_without_keys_only_names_of_this_machine_are_answered() -> None:
     keys = Keys([])
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    for host in ("localhost:8000", "127.0.0.1", "127.0.0.2:8000", "[::1]:80", "LOCALHOST"):
         assert keys.caller(scope(host=host)) == "10.0.0.9"
-    for host in ("evil.example:8000", "localhost.evil.example", "", "[::1"):
+    for host in ("evil.example:8000", "localhost.evil.example", "127.0.0.2.evil.example", "10.0.0.9", "", "[::1"):
         with pytest.raises(RequestError) as refused:
             keys.caller(scope(host=host))
         assert refused.value.status == 403

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.params import Machine
-from pipeline.serving.server import Listening, serve
+from pipeline.serving.server import Listening, model_name, serve
 from tests.unit.serving.toys import QUESTION, R1FLOW, Server, until
 
 KEY = "a-key-of-the-tests-0123"
@@ -37,6 +38,32 @@ def test_it_does_not_start_where_it_must_not(model: Path, tmp_path: Path) -> Non
     assert result.returncode == 2
     assert "not a checkpoint" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_is_called_as_its_folder() -> None:
+    named = {"/a/artifacts/base/model": "base", "/a/toy": "toy", "/model": "model"}
+    assert {path: model_name(Path(path)) for path in named} == named
+    with pytest.raises(InputError, match="a folder with a name"):
+        model_name(Path("/"))
+
+
+def test_where_connections_are_too_many_the_probes_are_still_answered(model: Path, tmp_path: Path) -> None:
+    """At an address that is not everyone's own, but this machine's."""
+    with Server(model, tmp_path / "home", "--host", "127.0.0.2", connections=3) as server:
+        assert server.chat(max_tokens=2).status_code == 200
+        with ExitStack() as open_connections:
+            for _ in range(3):
+                open_connections.enter_context(socket.create_connection(("127.0.0.2", server.port)))
+            assert server.ready()
+            refused = server.chat(max_tokens=2)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "connections_full"
+            assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
+            told = httpx.get(f"{server.address}/metrics").text
+            assert 'r1flow_requests_total{path="/v1/chat/completions",status="503"} 1.0' in told
+            large = httpx.request("GET", f"{server.address}/health/live", content=b"x" * 2**17)
+            assert large.status_code == 413
+        until(lambda: server.chat(max_tokens=2).status_code == 200)
 
 
 def test_keys_and_rates_hold(model: Path, tmp_path: Path, keys: str) -> None:

@@ -1,14 +1,17 @@
 """The engine's side: thinking that is cut short, messages that are few, requests that are given up."""
 
 import queue
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.model.checkpoint import load_model
 from pipeline.model.tokenizer import load_tokenizer
-from pipeline.serving.worker import Worker
+from pipeline.serving import frames
+from pipeline.serving.worker import Worker, serve
 
 CLOSING = "</think><answer>"
 Updates = dict[tuple[int, int], dict[str, Any]]
@@ -98,3 +101,13 @@ def test_what_is_given_up_is_neither_written_nor_told(parts: tuple[Any, Any]) ->
     messages = [submit(parts, 1, samples=8), submit(parts, 2), {"do": "cancel", "request": 1}]
     done, _ = answer(parts, *messages)
     assert set(done) == {(2, 0)}
+
+
+@pytest.mark.parametrize("is_model", [True, False])
+def test_a_server_that_goes_while_the_model_loads_is_no_error(model: Path, tmp_path: Path, is_model: bool) -> None:
+    ours, theirs = socket.socketpair()
+    options = {"folder": str(model if is_model else tmp_path), "threads": torch.get_num_threads()}
+    ours.sendall(frames.pack(options | {"dtype": "float32", "hot": None, "slots": 2, "max_length": 64}))
+    ours.close()
+    with theirs:
+        serve(theirs)
