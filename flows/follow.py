@@ -1,14 +1,17 @@
 """Who is to be champion: `promote` does what a person says, `follow` asks one.
 
 `follow` suspends its run: no process and no worker is held while it waits. Resumed, it begins anew and comes to the
-same question, which by then has an answer. A deadline that passes ends the run (flows/automations.py).
+same question, which by then has an answer. So that it is the same, the version that it asks about becomes a parameter
+of the run. A deadline that passes ends the run (flows/automations.py).
 """
 
 import math
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
-from prefect import flow
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
@@ -64,6 +67,8 @@ def follow(version: int | None = None, hours: Annotated[float, Field(gt=0)] | No
         champion = aliases.champion(model)
         if candidate is None or (champion is not None and candidate.number == champion.number):
             return Completed(message=f"{model}: no candidate but the champion")
+        if version is None:
+            keep_to(candidate.number)
         asked = question(aliases, candidate, champion)
         artifacts.note("approval", asked, f"Is {model} version {candidate.number} to be champion?")
         form = Decision.with_initial_data(description=asked, version=candidate.number, promote=True, why="")
@@ -73,6 +78,14 @@ def follow(version: int | None = None, hours: Annotated[float, Field(gt=0)] | No
             return Cancelled(name="Declined", message=f"Version {decision.version} stays a candidate: {decision.why}")
         make_champion(params, model, decision.version, decision.why or "approved on the run's page")
         return Completed(message=f"{model} version {decision.version} is the champion")
+
+
+def keep_to(version: int) -> None:
+    """By the time this run is resumed another version may be the newest."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(
+            UUID(str(runtime.flow_run.id)), parameters={**runtime.flow_run.parameters, "version": version}
+        )
 
 
 def make_champion(params: Params, model: str, version: int, why: str) -> None:

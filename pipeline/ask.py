@@ -4,6 +4,8 @@ import json
 import os
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from pipeline import chat
@@ -14,6 +16,7 @@ from pipeline.process import importing
 from pipeline.running import Running, find_server
 
 KEYS_VARIABLE = "R1FLOW_API_KEYS"
+FAILURES = (OSError, HTTPException, ValueError)  # of a connection that breaks, of an answer that is cut off or no JSON
 
 
 def answer(question: str, root: Path, params: Params, model: Path | None) -> tuple[chat.Completion, str]:
@@ -30,7 +33,7 @@ def answer(question: str, root: Path, params: Params, model: Path | None) -> tup
 
 
 def ask_server(question: str, server: Running, params: Params) -> chat.Completion:
-    """The same over HTTP. Raises InputError with what the server says where it refuses."""
+    """The same over HTTP, past any proxy. Raises InputError with what the server says where it refuses."""
     options = params.evaluation.sampling
     body = {
         "model": server.model,
@@ -43,18 +46,25 @@ def ask_server(question: str, server: Running, params: Params) -> chat.Completio
     if keys := os.environ.get(KEYS_VARIABLE):
         headers["Authorization"] = f"Bearer {keys.split(',')[0].strip()}"
     request = urllib.request.Request(f"{server.address}/v1/chat/completions", json.dumps(body).encode(), headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=params.machine.serving.request_seconds) as response:
+        with opener.open(request, timeout=params.machine.serving.request_seconds) as response:
             [choice] = json.load(response)["choices"]
     except urllib.error.HTTPError as error:
-        said = json.load(error)["error"]["message"]
         hint = f"; its key is taken from {KEYS_VARIABLE}" if error.code == 401 else ""
-        raise InputError(f"{server.address}: {said}{hint}") from error
-    except OSError as error:
+        raise InputError(f"{server.address}: {_said(error)}{hint}") from error
+    except FAILURES as error:
         raise InputError(f"{server.address}: the server of this project does not answer: {error}") from error
     message = choice["message"]
     whole = choice["finish_reason"] == "stop" and bool(message["content"])
     return chat.Completion(message["reasoning"] or "", message["content"], well_formed=whole)
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What the server says is wrong; the status alone where it says that otherwise than OpenAI's servers do."""
+    with suppress(*FAILURES, KeyError, TypeError):
+        return str(json.load(error)["error"]["message"])
+    return f"{error.code} {error.reason}"
 
 
 def ask(question: str, folder: Path, params: Params) -> chat.Completion:

@@ -2,11 +2,12 @@
 
 Both move the alias. Where a server of this project follows it, the server decides, and its decision is waited for.
 Where none does, the move itself is recorded, and the next server that starts tries the version before it answers
-with it.
+with it. A version that answers already, while another one that has the alias is tried, needs no decision.
 """
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,10 @@ class Hand:
     announce: Announce
 
     def promote(self, model: str, number: int, why: str) -> Entry:
-        """What became of it. Raises InputError where there is no such version or it is champion already."""
+        """What became of it, or for one that answers already the entry by which it came to.
+
+        Raises InputError where there is no such version or it is champion already.
+        """
         aliases, ledger = Aliases(self.params.tracking, self.root), self.ledger()
         version = aliases.version(model, number)
         now = aliases.champion(model)
@@ -55,18 +59,25 @@ class Hand:
         return Ledger.at(self.root, self.params.machine.ledger)
 
     def _move(self, aliases: Aliases, ledger: Ledger, version: Version, kind: Kind, why: str) -> Entry:
-        known, server = len(ledger.entries()), find_server(self.root)
-        if server is not None and server.follows and server.model == version.model:
+        entries, server = ledger.entries(), find_server(self.root, follows=True)
+        answers = champions(entries, version.model, tried=True)[-1:] == [mark(version)]
+        if server is not None and server.model == version.model and not answers:
             ask_for(aliases, version, person(), why)
             follow = self.params.machine.serving.follow
-            return _decision(ledger, version, known, follow.trial_seconds + 10 * follow.every_seconds)
-        marks = champions(ledger.entries(), version.model)
+            return _decision(ledger, version, len(entries), follow.trial_seconds + 10 * follow.every_seconds)
+        marks = champions(entries, version.model)
         before = aliases.champion(version.model)
         aliases.move(version)
         was = mark(before) if before is not None else marks[-1] if marks else None
         event = Event(uuid.uuid4().hex, person(), kind, version.model, was, mark(version), why, tried=False)
         Outcomes(self.root, aliases, ledger, self.announce).settle(event, moves=False)
-        return ledger.entries()[-1]
+        return _last_move(ledger.entries(), version)
+
+
+def _last_move(entries: Sequence[Entry], version: Version) -> Entry:
+    """The one that made this version, which is champion, the champion."""
+    moves = [entry for entry in entries if entry.event.model == version.model and entry.event.kind != "refused"]
+    return next(entry for entry in reversed(moves) if entry.event.after == mark(version))
 
 
 def _decision(ledger: Ledger, version: Version, known: int, seconds: float) -> Entry:

@@ -1,7 +1,8 @@
 """What becomes of an attempt to change the champion: ledger, tags, alias, in this order, whatever interrupts it.
 
-The event is written down beside the server before anything is done about it and taken away when all is done. Each step
-may be done twice. So a kill between any two of them is mended by doing all of them again at the next start.
+The event is written down beside the server before anything is done about it, in a file of its own, and taken away when
+all is done. Each step may be done twice. So a kill between any two of them is mended by doing all of them again at the
+next start. Server and command line finish what they find, one of them at a time, in the order in which it was begun.
 
 A version that is refused or taken back loses the alias to the one that goes on answering: the registry never names as
 champion what is not, and moving the alias there again is a new attempt. Where several servers follow one registry, the
@@ -11,6 +12,7 @@ first that decides decides about the alias: one that refuses what another answer
 import getpass
 import json
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,6 +23,7 @@ from pipeline.files import write_json
 from pipeline.promotion.ledger import Entry, Event, Ledger, Mark, champions
 from pipeline.running import serving_folder
 from pipeline.tracking import Aliases, Version
+from pipeline.tracking.store import store_lock
 
 ASKED = "r1flow.asked"  # tag of a version: who moved the alias to it by hand and why, until the server has tried it
 TAGS = {"refused": "r1flow.refused", "rolled back": "r1flow.rolled_back"}  # of a version: when and why
@@ -55,7 +58,7 @@ class Outcomes:
     """Records and carries out what was decided."""
 
     def __init__(self, root: Path, aliases: Aliases, ledger: Ledger, announce: Announce) -> None:
-        self._file = serving_folder(root) / "pending.json"
+        self._root = root
         self._aliases, self._ledger, self._announce = aliases, ledger, announce
 
     def settle(self, event: Event, *, moves: bool) -> None:
@@ -64,18 +67,20 @@ class Outcomes:
 
         Raises ConnectionError where a store does not answer; `resume` then finishes it later.
         """
-        write_json(self._file, {"event": asdict(event), "moves": moves})
-        self._finish(event, moves)
+        file = serving_folder(self._root) / f"pending-{time.time_ns()}-{event.identity}.json"
+        write_json(file, {"event": asdict(event), "moves": moves})
+        self.resume()
 
     def resume(self) -> None:
         """Finish what was begun and interrupted, if anything was."""
-        if self._file.is_file():
-            pending = json.loads(self._file.read_text(encoding="utf-8"))
-            content = pending["event"]
-            marks = {name: content[name] and Mark(**content[name]) for name in ("before", "after")}
-            self._finish(Event(**(content | marks)), pending["moves"])
+        with store_lock(self._root, "outcome.lock"):
+            for file in sorted(serving_folder(self._root).glob("pending-*.json")):
+                pending = json.loads(file.read_text(encoding="utf-8"))
+                content = pending["event"]
+                marks = {name: content[name] and Mark(**content[name]) for name in ("before", "after")}
+                self._finish(file, Event(**(content | marks)), pending["moves"])
 
-    def _finish(self, event: Event, moves: bool) -> None:
+    def _finish(self, file: Path, event: Event, moves: bool) -> None:
         entry = self._ledger.append(event, lambda entries: not _recorded(event, entries))
         bad, good = {
             "promoted": (None, event.after),
@@ -92,7 +97,7 @@ class Outcomes:
             for tag in (ASKED, *TAGS.values()):
                 if tag in version.tags:
                     self._aliases.tag(version, tag, None)
-        self._file.unlink()
+        file.unlink()
         if entry is not None:
             self._announce(entry)
 

@@ -197,13 +197,15 @@ def runs(server: PrefectServer, project: Project, deployed: dict[str, Any]) -> R
 @pytest.fixture(scope="module")
 def versions(project: Project) -> tuple[int, int]:
     """Of the champion, and of a candidate."""
-    models = []
-    for seed in (0, 1):
-        model = Decoder(ModelConfig.from_hf({**DENSE, "vocab_size": len(character_tokenizer(chat.CHAT_TEMPLATE))}))
-        torch.manual_seed(seed)
-        model.init_weights(seed)
-        models.append(project.release(model).number)
-    return models[0], models[1]
+    return release(project, 0), release(project, 1)
+
+
+def release(project: Project, seed: int) -> int:
+    """The version of a model that knows nothing."""
+    model = Decoder(ModelConfig.from_hf({**DENSE, "vocab_size": len(character_tokenizer(chat.CHAT_TEMPLATE))}))
+    torch.manual_seed(seed)
+    model.init_weights(seed)
+    return project.release(model).number
 
 
 def champion(project: Project) -> int:
@@ -245,6 +247,18 @@ def test_a_yes_promotes_and_a_person_goes_back(runs: Runs, versions: tuple[int, 
     back = runs.start("promote/promote", name=MODEL, version=versions[0], why="back")
     assert runs.execute(back)["type"] == "COMPLETED"
     assert champion(runs.project) == versions[0]
+
+
+def test_a_yes_is_to_the_version_that_was_asked_about(runs: Runs, versions: tuple[int, int]) -> None:
+    asked = runs.start("follow/follow")  # the newest
+    assert runs.execute(asked)["name"] == "Suspended"
+    newer = release(runs.project, 2)
+    runs.project.aliases.move(runs.project.aliases.version(MODEL, newer))
+    runs.resume(asked, why="as it was asked")
+    assert runs.execute(asked)["type"] == "COMPLETED"
+    assert champion(runs.project) == versions[1]
+    assert f"is version {versions[1]} to be champion?" in runs.artifact("approval")
+    assert runs.project.ledger()[-1].event.why == "as it was asked"
 
 
 def rows(count: int) -> str:

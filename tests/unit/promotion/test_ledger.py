@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.promotion.ledger import Entry, Event, Kind, Ledger, Mark, champions
+from pipeline.promotion.ledger import Entry, Kind, Ledger, champions
 from pipeline.promotion.outcome import ASKED, TAGS, Outcomes
-from pipeline.tracking import Version
-
-ONE, TWO, THREE = (Mark(number, str(number) * 64) for number in (1, 2, 3))
-
-
-def event(kind: Kind, before: Mark | None, after: Mark, identity: str = "", *, tried: bool = True) -> Event:
-    return Event(identity or f"{kind} {after}", "ada", kind, "m", before, after, "why", tried)
+from tests.unit.promotion.registry import ONE, THREE, TWO, CutError, Registry, event
 
 
 def test_who_appends_at_once_makes_one_chain(tmp_path: Path) -> None:
@@ -75,40 +69,8 @@ def test_champions_are_those_that_one_can_go_back_to(tmp_path: Path) -> None:
     assert champions(ledger.entries(), "m") == [ONE]
 
 
-class CutError(BaseException):
-    """As a kill: nothing catches it."""
-
-
-class Registry:
-    """As pipeline.tracking.Aliases; ends at its call number `cut`."""
-
-    def __init__(self, champion: int) -> None:
-        self.now, self.tags = champion, {number: {ASKED: "{}"} for number in (1, 2, 3)}
-        self.cut: int | None = None
-
-    def _call(self) -> None:
-        if self.cut is not None:
-            self.cut -= 1
-            if self.cut < 0:
-                raise CutError
-
-    def champion(self, model: str) -> Version | None:
-        self._call()
-        return self.version(model, self.now)
-
-    def version(self, model: str, number: int) -> Version:
-        return Version(model, number, str(number) * 64, "", dict(self.tags[number]))
-
-    def move(self, version: Version) -> None:
-        self._call()
-        self.now = version.number
-
-    def tag(self, version: Version, name: str, value: str | None) -> None:
-        self._call()
-        if value is None:
-            self.tags[version.number].pop(name, None)
-        else:
-            self.tags[version.number][name] = value
+def pending(root: Path) -> list[Path]:
+    return list((root / "runs" / "serving").glob("pending*"))
 
 
 @pytest.mark.parametrize("kind", ["promoted", "refused", "rolled back"])
@@ -135,7 +97,7 @@ def test_an_outcome_that_is_cut_off_anywhere_is_finished_at_the_next_start(tmp_p
         reasons = {number: [tag for tag in TAGS.values() if tag in registry.tags[number]] for number in (1, 2)}
         assert reasons == {1: [], 2: [] if kind == "promoted" else [TAGS[kind]]}
         assert ASKED not in registry.tags[2]
-        assert not (root / "runs" / "serving" / "pending.json").exists()
+        assert pending(root) == []
         if whole:
             assert cut > 0
             return
@@ -150,3 +112,36 @@ def test_a_version_that_another_server_answers_with_keeps_the_alias(tmp_path: Pa
     Outcomes(tmp_path, registry, ledger, lambda entry: None).settle(event("refused", ONE, TWO), moves=True)
     assert registry.now == 2
     assert TAGS["refused"] in registry.tags[2]
+
+
+def test_outcomes_that_are_settled_at_once_are_each_settled_once(tmp_path: Path) -> None:
+    registry: Any = Registry(champion=1)
+    told = list[str]()
+
+    def settle(number: int) -> None:
+        def announce(entry: Entry) -> None:
+            told.append(entry.event.identity)
+
+        ledger = Ledger.at(tmp_path, "l")
+        Outcomes(tmp_path, registry, ledger, announce).settle(event("refused", ONE, TWO, str(number)), moves=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(settle, range(24)))
+    assert sorted(map(int, told)) == list(range(24))
+    assert sorted(int(entry.event.identity) for entry in Ledger.at(tmp_path, "l").entries()) == list(range(24))
+    assert pending(tmp_path) == []
+
+
+def test_an_outcome_that_is_cut_off_is_finished_before_the_next_one(tmp_path: Path) -> None:
+    registry: Any = Registry(champion=1)
+    ledger, told = Ledger.at(tmp_path, "l"), list[Entry]()
+    outcomes = Outcomes(tmp_path, registry, ledger, told.append)
+    registry.cut = 0
+    for _ in range(2):
+        with pytest.raises(CutError):
+            outcomes.settle(event("refused", ONE, TWO), moves=True)
+    registry.cut = None
+    outcomes.settle(event("promoted", ONE, THREE), moves=True)
+    assert [entry.event.identity for entry in ledger.entries()] == ["refused 2", "promoted 3"]
+    assert [entry.number for entry in told] == [1, 1, 2]
+    assert pending(tmp_path) == []
