@@ -269,9 +269,8 @@ class Engine:
         """Draw the next tokens, and free the slots of the samples that end with them."""
         slots, live = self._slots, self._slots.live
         options, uniform = torch.from_numpy(slots.options[:, :live]), torch.from_numpy(slots.uniforms())
-        drawn = sample(
-            logits, uniform.to(self._device), Options.of(options.to(self._device)), bool(slots.cut[:live].any())
-        )
+        cut = torch.from_numpy(slots.cut[:live])
+        drawn = sample(logits, uniform.to(self._device), Options.of(options.to(self._device)), cut)
         tokens, log_probabilities = (column.cpu().numpy() for column in drawn)
         slots.write(tokens, log_probabilities)
         ended = (tokens[:, None] == self._ends).any(1)

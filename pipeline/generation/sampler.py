@@ -5,7 +5,7 @@ Different from the textbook: each sequence has options of its own, and its rando
 top-k and min-p all look at the same distribution, that of the sampling temperature; a token must pass each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -30,13 +30,30 @@ class Options:
         """From columns (4, B) in the order of the fields."""
         return cls(*columns)
 
+    def rows(self, chosen: Tensor) -> Self:
+        return replace(self, **{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
-def sample(logits: Tensor, uniform: Tensor, options: Options, cut: bool) -> tuple[Tensor, Tensor]:
+
+def sample(logits: Tensor, uniform: Tensor, options: Options, cut: Tensor) -> tuple[Tensor, Tensor]:
     """Next tokens (B,) from logits (B, V) by inverting the cumulative distribution at `uniform` (B,) float64.
 
-    `cut` says whether any sequence has a top-p, top-k or min-p; without, nothing has to be sorted. Also returns the
-    tokens' log-probabilities (B,) float32 at the sampling temperature, before any cut.
+    `cut` (B,) bool, on the CPU, says which sequences have a top-p, top-k or min-p; for the others nothing is sorted,
+    whatever their company. Also returns the tokens' log-probabilities (B,) float32 at the sampling temperature, before
+    any cut.
     """
+    if cut.all() or not cut.any():
+        return _sample(logits, uniform, options, cut=bool(cut.any()))
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    log_probabilities = torch.empty(len(logits), device=logits.device)
+    for kind in (True, False):
+        rows = (cut == kind).nonzero().squeeze(1).to(logits.device)
+        drawn = _sample(logits[rows], uniform[rows], options.rows(rows), cut=kind)
+        tokens[rows], log_probabilities[rows] = drawn
+    return tokens, log_probabilities
+
+
+def _sample(logits: Tensor, uniform: Tensor, options: Options, *, cut: bool) -> tuple[Tensor, Tensor]:
+    """The same where all sequences are cut, or none is."""
     greedy = options.temperature < COLDEST
     temperature = torch.where(greedy, 0.0, options.temperature)
     if not cut and native.usable(logits):

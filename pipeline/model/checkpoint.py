@@ -195,6 +195,8 @@ def _check(folder: Path, name: str, stored: Stored, slot: Tensor) -> None:
     if stored.numbers.shape != slot.shape:
         shape = list(stored.numbers.shape)
         raise InputError(f"{folder}: {name} has shape {shape}: must be {list(slot.shape)} by config.json")
+    if stored.scales is not None and len(stored.scales) != len(slot):
+        raise InputError(f"{folder}: {name} has {len(stored.scales)} scales: must be {len(slot)}, one for each row")
     if stored.scales is None and stored.numbers.dtype not in DTYPES:
         raise InputError(f"{folder}: {name} is {stored.numbers.dtype}: must be float32, float16 or bfloat16")
 

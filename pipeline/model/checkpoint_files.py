@@ -26,7 +26,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json, but for what ends a completion: where generation_config.json says it too, it is the one meant."""
     raw = _read_json(folder / "config.json")
     if (folder / GENERATION).is_file():  # chat models differ
-        raw |= {"eos_token_id": _read_json(folder / GENERATION).get("eos_token_id", raw.get("eos_token_id"))}
+        ends = _read_json(folder / GENERATION).get("eos_token_id")
+        raw |= {} if ends is None else {"eos_token_id": ends}
     return raw
 
 

@@ -132,10 +132,11 @@ def _refuse_what_we_do_not_compute(fields: Fields) -> None:
     fields.must_be("hidden_act", "silu")
     fields.must_be("attention_dropout", 0)
     fields.must_be("partial_rotary_factor", 1)
-    sliding = fields.flag("use_sliding_window", False) and fields.get("sliding_window") is not None
     # Of the Qwen dense models only the layers from max_window_layers on slide; of the sparse ones all do.
-    if sliding and fields.integer("max_window_layers", 0, minimum=0) < fields.integer("num_hidden_layers"):
-        fields.refuse("sliding_window", "must be null: attention here looks at the whole sequence")
+    dense = fields.get("model_type") in ("qwen2", "qwen3")
+    first = fields.integer("max_window_layers", 0, minimum=0) if dense else 0
+    if fields.flag("use_sliding_window", False) and first < fields.integer("num_hidden_layers"):
+        fields.refuse("use_sliding_window", "must be false: attention here looks at the whole sequence")
     layer_types = fields.get("layer_types", [])
     if not isinstance(layer_types, list | tuple) or any(kind != "full_attention" for kind in layer_types):
         fields.refuse("layer_types", "must all be full_attention: attention here looks at the whole sequence")

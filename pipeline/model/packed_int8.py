@@ -62,5 +62,8 @@ def to_disk(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def from_disk(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """A packed tensor and its scale, as they lie in the file -> bytes (rows, columns) and scales (rows,); views."""
-    return packed.view(torch.uint8), scale.reshape(-1)
+    """A packed tensor and its scale, as they lie in the file -> bytes (rows, columns), a view, and float32 (rows,).
+
+    Others write the scales in the dtype of their model.
+    """
+    return packed.view(torch.uint8), scale.reshape(-1).float()

@@ -34,12 +34,25 @@ def require_layout(source: object, raw: Mapping[str, Any]) -> bool:
     found = raw.get("quantization_config")
     if found is None:
         return False
-    weights = [group.get("weights") for group in found.get("config_groups", {}).values()]
-    ours = CONFIG["config_groups"]["group_0"]["weights"]
-    same = len(weights) == 1 and {key: (weights[0] or {}).get(key) for key in ours} == ours
-    if found.get("format") != CONFIG["format"] or not same:
+    if not _is_ours(found):
         raise InputError(
             f"{source}: quantization_config = {found!r:.200}: must be {CONFIG['format']} with int8 weights, symmetric, "
-            "one scale per channel; nothing else is supported"
+            "one scale per channel, activations and cache as they are; nothing else is supported"
         )
     return True
+
+
+def _is_ours(found: Any) -> bool:
+    groups = found.get("config_groups") if isinstance(found, dict) else None
+    if not isinstance(groups, dict) or len(groups) != 1:
+        return False
+    [group] = groups.values()
+    weights = group.get("weights") if isinstance(group, dict) else None
+    ours = CONFIG["config_groups"]["group_0"]["weights"]
+    return (
+        found.get("format") == CONFIG["format"]
+        and isinstance(weights, dict)
+        and {key: weights.get(key) for key in ours} == ours
+        and not group.get("input_activations")
+        and not found.get("kv_cache_scheme")
+    )

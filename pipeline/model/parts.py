@@ -88,7 +88,9 @@ def read_rope(fields: Fields, max_position_embeddings: int) -> Rope:
     factor = rope.number("factor", above=0.0)
     if rope_type == "linear":
         return Rope("linear", theta, factor)
-    original = rope.integer("original_max_position_embeddings", max_position_embeddings)
+    known = "original_max_position_embeddings"
+    whose = rope if fields.get(known) is None else fields  # as transformers has it, what stands outside goes first
+    original = whose.integer(known, max_position_embeddings)
     if rope_type == "llama3":
         low = rope.number("low_freq_factor", above=0.0)
         high = rope.number("high_freq_factor", above=low)

@@ -93,7 +93,7 @@ class GRPO(Optimisation):
     temperature: Positive = 1.0  # of the rollouts, and of every log-probability
     slots: Count = 256  # completions that are written side by side; bounds memory, does not change the texts
     final_learning_rate: Share = 1.0  # constant after the warm-up
-    beta2: Share = 0.99
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     micro_batch_tokens: Count = 8_192
     minibatches: Count = 1  # updates per rollout; R1: 16
     scale_by_std: bool = True  # advantages in standard deviations of their group; False: Dr. GRPO

@@ -15,7 +15,7 @@ from pipeline.rewards.math_worker import equal, parses
 from pipeline.rewards.verdict import Verdict, right, timed_out, unparseable, wrong
 
 TOLERANCE = Fraction(1, 1_000_000)
-"""Relative; 0.333333 is a third, 0.33 is not."""
+"""Relative; 0.333333 is a third, 0.33 is not. Of a whole gold it is absolute: 1000001 is not a million."""
 
 _LONGEST_NUMBER = 100
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
@@ -86,15 +86,27 @@ def _close(answers: tuple[Fraction, ...], golds: tuple[Fraction, ...]) -> bool:
     """Whether any two readings are. Two percentages are compared as such: 50 % is not 0.5 %."""
     if len(answers) == len(golds) == 2:
         answers, golds = answers[:1], golds[:1]
-    return any(abs(answer - gold) <= TOLERANCE * abs(gold) for answer in answers for gold in golds)
+    return any(abs(answer - gold) <= _tolerance(answer, gold) for answer in answers for gold in golds)
+
+
+def _tolerance(answer: Fraction, gold: Fraction) -> Fraction:
+    return TOLERANCE * (min(1, abs(gold)) if gold.denominator == 1 else max(abs(answer), abs(gold)))
 
 
 def _verify_math(answer: str, gold: str) -> Verdict:
-    """Plain numbers are compared here; only what is more than that goes to math-verify."""
+    """Plain numbers are compared here; only what is more than that goes to math-verify.
+
+    Which reads neither `50%` nor `1e3` as people do: of a number each reading may do.
+    """
     readings, golds = number(answer), number(gold)
     if readings and golds:
         return _verdict(_close(readings, golds))
-    match equal(answer, gold):
+    if answer.strip() == gold.strip():
+        return right()
+    outcomes = [equal(answer, gold)]
+    if readings and outcomes != ["right"]:
+        outcomes += [equal(f"\\frac{{{value.numerator}}}{{{value.denominator}}}", gold) for value in readings]
+    match "right" if "right" in outcomes else outcomes[0]:
         case "timed out":
             return timed_out("math-verify did not answer in time")
         case "unparseable":

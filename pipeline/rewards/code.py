@@ -15,7 +15,7 @@ from pipeline.rewards.sandbox import Limits, Run, run
 from pipeline.rewards.verdict import Verdict, right, timed_out, unparseable, wrong
 
 _LONGEST_PROGRAM = 64_000  # characters
-_FENCED = re.compile(r"\s*```(?:python3?|py)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"\s*(```|~~~)[ \t]*(?:python[\d.]*|py)?[ \t]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL | re.IGNORECASE)
 _KILLED = (128 + 9, 128 + 24)  # by SIGKILL or SIGXCPU, with which the kernel ends what has used up its processor time
 
 
@@ -47,15 +47,22 @@ def verify_code(answer: str, gold: str, limits: Limits | None = None) -> Verdict
         return unparseable(f"a program of more than {_LONGEST_PROGRAM} characters")
     require_sandbox()
     for number, (stdin, expected) in enumerate(tests, start=1):
-        verdict = _judge(run(program, stdin, limits), expected, f"test {number} of {len(tests)}", limits)
+        outcome = run(program, _with_plain_lines(stdin), limits)
+        verdict = _judge(outcome, expected, f"test {number} of {len(tests)}", limits)
         if verdict.verdict != "right":
             return verdict
     return right(f"{len(tests)} of {len(tests)} tests passed")
 
 
 def _program(answer: str) -> str:
-    fenced = _FENCED.fullmatch(answer)
-    return fenced[1] if fenced else answer
+    text = _with_plain_lines(answer)
+    fenced = _FENCED.fullmatch(text)
+    return fenced[2] if fenced else text
+
+
+def _with_plain_lines(text: str) -> str:
+    """As a terminal on the sandbox's system would give them."""
+    return text.replace("\r\n", "\n")
 
 
 def _judge(outcome: Run, expected: str, test: str, limits: Limits) -> Verdict:

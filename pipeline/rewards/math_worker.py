@@ -33,11 +33,11 @@ _LONGEST_EXPRESSION = 2_000
 _DELIMITED = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d{3}(?!\d))", re.ASCII)
 _SECOND = re.compile(
-    r"\b(?:or|and|either|maybe|not)\b|(?:[?;~&@#]|\d\s|\\quad|\\[,; ])\s*\d"
+    r"\b(?:or|and|either|maybe|not)\b|(?:[?;~&@#]|(?<![_^])(?<!frac )(?<!binom )\d\s|\\quad|\\[,; ])\s*\d"
     r"|\d\s*(?:[^\x00-\x7f×÷−π≤≥≠]+|\.{2,}|\\{2}|\\(?:to|implies|iff|(?:[Ll]ong)?(?:[Ll]eft)?[Rr]ightarrow)\b)\s*[+-]?\d"
     r"|[\u00b9\u00b2\u00b3\u2070-\u2079]"  # superscripts: of 5² it reads 5
 )
-"""Where a second value may begin."""
+"""Where a second value may begin. In `\\log_2 8`, `2^3 3^2` and `\\frac 1 2` none does."""
 _EQUAL_NUMBERS = re.compile(r"(?:^|[=$({\[])\s*[+-]?[\d.,]*\d\s*=\s*[+-]?\.?\d")
 """A number that is said to be another one: of `1=5` it reads the last."""
 

@@ -6,9 +6,9 @@ golden suite.
 
 _VERSIONS = {
     "exact": 1,
-    "numeric": 2,
-    "math": 2,
-    "code": 1,
+    "numeric": 3,
+    "math": 3,
+    "code": 2,
     "format": 1,
     "language": 1,
     "length": 1,

@@ -192,19 +192,24 @@ class Learner:
         tokens = sum(report.tokens for report in reports)
         if not reports:
             return {"trained_tokens": 0}
-        means = np.sum([report.sums for report in reports], axis=0) / tokens
-        peaks = np.max([report.peaks for report in reports], axis=0)
         figures = {
-            **dict(zip(SUMS, means.tolist(), strict=True)),
-            **dict(zip(PEAKS, peaks.tolist(), strict=True)),
+            **_measured(reports),
             "gradient_norm": max(report.gradient_norm for report in reports),
             "loss": float(np.mean([report.loss for report in reports])),
             "imbalance": float(np.mean([report.imbalance for report in reports])),
             "trained_tokens": tokens,
         }
+        if self._options.loss.old == "engine":  # a later minibatch meets weights that the engine did not draw from
+            figures |= {name: value for name, value in _measured(reports[:1]).items() if name.startswith("gap_")}
         if self._reference is None:
             del figures["kl"]
         return figures
+
+
+def _measured(reports: Sequence[Report]) -> dict[str, float]:
+    means = np.sum([report.sums for report in reports], axis=0) / sum(report.tokens for report in reports)
+    peaks = np.max([report.peaks for report in reports], axis=0)
+    return dict(zip(SUMS, means.tolist(), strict=True)) | dict(zip(PEAKS, peaks.tolist(), strict=True))
 
 
 def _share(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

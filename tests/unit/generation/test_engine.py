@@ -97,6 +97,19 @@ def test_a_completion_does_not_depend_on_its_company(case: str, sampling: Sampli
         assert [alone[0, n].tokens.tolist() for n in range(3)] == [together[index, n] for n in range(3)]
 
 
+def test_nor_on_how_others_are_sampled() -> None:
+    model = decoder("deepseek-plain")
+    kinds = [DRAWN, GREEDY, Sampling(temperature=0.8, top_p=0.7, max_new_tokens=20)]
+    requests = [request(prompt, kind, samples=3) for prompt, kind in zip(PROMPTS, kinds, strict=False)]
+    together = complete(engine(model, slots=64), requests)
+    for index, item in enumerate(requests):
+        alone = complete(engine(model), [item])
+        for number in range(3):
+            one, other = alone[0, number], together[index, number]
+            assert one.tokens.tolist() == other.tokens.tolist()
+            np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-5)
+
+
 def test_samples_seeds_and_identities_differ() -> None:
     model = decoder("deepseek-plain")
     item = request(PROMPTS[0], DRAWN, samples=2)

@@ -23,12 +23,14 @@ def _options(
 
 
 def _drawn(logits: Tensor, uniform: list[float], options: Options, cut: bool) -> list[int]:
-    return sample(logits, torch.tensor(uniform, dtype=torch.float64), options, cut)[0].tolist()
+    drawn, _ = sample(logits, torch.tensor(uniform, dtype=torch.float64), options, torch.full((len(uniform),), cut))
+    return drawn.tolist()
 
 
 def _frequencies(cut: bool, draws: int = 40_000, **settings: float) -> Tensor:
     uniform = torch.rand(draws, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return sample(LOGITS.expand(draws, -1), uniform, _options(draws, **settings), cut)[0].bincount(minlength=4) / draws
+    options, cuts = _options(draws, **settings), torch.full((draws,), cut)
+    return sample(LOGITS.expand(draws, -1), uniform, options, cuts)[0].bincount(minlength=4) / draws
 
 
 def test_frequencies_are_the_softmax() -> None:
@@ -48,9 +50,9 @@ def test_the_kernel_draws_what_torch_does(monkeypatch: pytest.MonkeyPatch) -> No
     uniform = torch.rand(300, generator=generator, dtype=torch.float64)
     temperature = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64).repeat(100)
     options = replace(_options(300), temperature=temperature)
-    tokens, log_probabilities = sample(logits, uniform, options, False)
+    tokens, log_probabilities = sample(logits, uniform, options, torch.zeros(len(logits), dtype=torch.bool))
     monkeypatch.setattr(native, "library", lambda: None)
-    expected, theirs = sample(logits, uniform, options, False)
+    expected, theirs = sample(logits, uniform, options, torch.zeros(len(logits), dtype=torch.bool))
     assert torch.equal(tokens, expected)
     torch.testing.assert_close(log_probabilities, theirs, atol=2e-6, rtol=1e-5)
 
@@ -72,7 +74,8 @@ def test_extreme_logits_give_a_token_that_has_mass() -> None:
 
 def test_log_probabilities_are_of_the_whole_distribution_at_the_temperature() -> None:
     options = Options.of(torch.tensor([[0.5, 0.0], [0.1, 1.0], [1.0, math.inf], [0.9, 0.0]], dtype=torch.float64))
-    tokens, found = sample(LOGITS.expand(2, -1), torch.tensor([0.3, 0.3], dtype=torch.float64), options, True)
+    uniform = torch.tensor([0.3, 0.3], dtype=torch.float64)
+    tokens, found = sample(LOGITS.expand(2, -1), uniform, options, torch.ones(2, dtype=torch.bool))
     assert tokens.tolist() == [1, 1]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.stack([(LOGITS[0] / t).log_softmax(0)[1] for t in (0.5, 1.0)]))

@@ -93,6 +93,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2-tied": ("qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2-yarn": ("qwen2", {"num_key_value_heads": 1, "rope_parameters": YARN}),
+    "qwen2-yarn-outside": (
+        "qwen2",
+        {
+            "num_key_value_heads": 1,
+            "rope_parameters": {**YARN, "factor": 8.0},
+            "original_max_position_embeddings": 16,
+        },
+    ),
     "qwen3-wide-heads": ("qwen3", {"num_key_value_heads": 2, "head_dim": 24, "tie_word_embeddings": True}),
     "qwen3-bias": ("qwen3", {"head_dim": 8, "attention_bias": True, "rms_norm_eps": 1e-5}),
     "qwen3-moe": ("qwen3_moe", {**SPARSE, "num_key_value_heads": 2, "norm_topk_prob": True}),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.model.config import ARCHITECTURES, ModelConfig
+from pipeline.model.packed_layout import CONFIG
 
 from .reference import CASES, FAMILIES, LLAMA3, YARN, config_of
 
@@ -64,17 +65,26 @@ REFUSED = [
     ("llama-grouped", {"tie_word_embeddings": "yes"}, "true or false"),
     ("llama-grouped", {"attention_dropout": 0.1}, "attention_dropout"),
     ("llama-grouped", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+    ("llama-grouped", {"quantization_config": {"config_groups": None}}, "quantization_config"),
+    ("llama-grouped", {"quantization_config": ["int8"]}, "quantization_config"),
+    ("llama-grouped", {"quantization_config": {**CONFIG, "kv_cache_scheme": {"num_bits": 8}}}, "quantization_config"),
     ("llama-grouped", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type = 'longrope'"),
     ("llama-grouped", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "default, linear, yarn, llama3"),
     ("llama-grouped", {"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.factor"),
     ("llama-grouped", {"rope_parameters": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
     ("llama-grouped", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary"),
     ("llama-grouped", {"rope_parameters": "default"}, "must be an object"),
-    ("qwen2-tied", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, "sliding_window = 64"),
+    (
+        "qwen2-tied",
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+        "use_sliding_window =",
+    ),
     ("qwen3-bias", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
     ("qwen3-bias", {"layer_types": 3}, "layer_types = 3"),
     ("qwen2-tied", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": "all"}, "max_window_layers"),
-    ("qwen3-moe", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window = 64"),
+    ("qwen3-moe", {"use_sliding_window": True, "sliding_window": 64}, "use_sliding_window ="),
+    ("qwen3-moe", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 99}, "use_sliding_window"),
+    ("qwen2-tied", {"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
     ("qwen3-moe", {"num_experts_per_tok": 13}, "at most num_experts = 12"),
     ("qwen3-moe", {"mlp_only_layers": "1"}, "list of whole numbers"),
     ("deepseek-plain", {"n_group": 3}, "equal groups"),

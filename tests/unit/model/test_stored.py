@@ -56,6 +56,18 @@ def test_packed_experts_in_memory_are_bytes_and_give_the_same_bits(tmp_path: Pat
         assert torch.equal(logits(bytes_), logits(whole))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scales_may_have_the_dtype_of_another_writer(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_model(decoder("deepseek-plain"), tmp_path, packed=True)
+    file = tmp_path / "model.safetensors"
+    tensors = {name: part.to(dtype) if name.endswith("_scale") else part for name, part in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    whole, bytes_ = load_model(tmp_path), load_to_answer(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(logits(bytes_), logits(whole))
+        assert logits(whole).isfinite().all()
+
+
 def test_without_kernels_it_is_the_same_but_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(decoder("deepseek-plain"), tmp_path, packed=True)
     with torch.inference_mode():

@@ -63,7 +63,7 @@ def test_no_text_makes_a_verifier_fail(text: str) -> None:
 @given(st.integers(-(10**12), 10**12))
 def test_number_equals_itself_with_separators_and_no_other(value: int) -> None:
     assert verify(f"{value:,}", str(value), "numeric").verdict == "right"
-    assert verify(str(value + 1), str(value), "numeric").verdict == ("right" if abs(value) >= 10**6 else "wrong")
+    assert verify(str(value + 1), str(value), "numeric").verdict == "wrong"
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,15 @@ def test_the_engines_log_probabilities_can_take_the_place_of_the_old_ones():
     assert figures["ratio_max"] == pytest.approx(1, abs=1e-5)
 
 
+def test_the_gap_to_the_engine_is_that_before_the_first_update() -> None:
+    items = trajectories(16)
+    same = [replace(item, engine=log_probabilities(decoder(), item, grpo())[0].detach().numpy()) for item in items]
+    options = grpo({"old": "engine"}, minibatches=4, learning_rate=0.05)
+    figures = Learner(decoder(), options, seed=0).update(same, 0, always)
+    assert figures["ratio_max"] > 1.05
+    assert figures["gap_max"] == pytest.approx(0, abs=1e-5)
+
+
 def test_a_refused_update_leaves_weights_moments_and_routers():
     model, items = decoder(), trajectories(16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
