@@ -90,12 +90,19 @@ class Sample:
     preference: float | None  # the preference model's score, of general prompts
 
 
+_RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u207f]+")
+_LOWERED = re.compile("[\u2080-\u208e]+")
+_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 def normalise(text: str) -> str:
-    """Text as duplicates see it: NFKC, lower case, no invisible characters, runs of white space as one blank."""
+    """Text as duplicates see it: NFKC, lower case, no invisible characters, runs of white space as one blank.
+
+    NFKC alone would make 2² to 22 and 5½ to 51⁄2; here they are 2^2 and 5 1⁄2.
+    """
     if not text.isascii():  # NFKC leaves ASCII as it is
+        text = _FRACTION.sub(r" \g<0>", _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text)))
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(text.lower().split())
 

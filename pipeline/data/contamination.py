@@ -32,7 +32,11 @@ class EvaluationIndex:
         """
         self.ids, self.normalised, self.options = ids, normalised, options
         phrases = self._grams(sample, "row").group_by("gram").len().filter(pl.col("len") > options.phrase_rows)
-        self.grams = self._grams(normalised, "problem").join(phrases, on="gram", how="anti", maintain_order="left")
+        grams = self._grams(normalised, "problem")
+        telling = grams.join(phrases, on="gram", how="anti", maintain_order="left")
+        # What was copied often looks like phrases alone. Then all of it counts, or it would be found the less for that.
+        only_phrases = grams.join(telling, on="problem", how="anti", maintain_order="left")
+        self.grams = pl.concat([telling, only_phrases])
         self.sizes = self.grams.group_by("problem", maintain_order=True).agg(size=pl.len())
         texts = pl.DataFrame({"problem": np.arange(len(normalised)), "text": normalised})
         self.numbers = _numbers(texts, "problem")

@@ -23,6 +23,7 @@ _FUNCTION_WORDS = (
 _ENGLISH = rf"\b(?:{_FUNCTION_WORDS})\b"
 _ENGLISH_SHARE = 0.12  # of the words, counted by their blanks; 99 % of GSM8K has more
 _COMMAND = r"\\[A-Za-z]+"  # of LaTeX
+_SIGN = r"[\p{Greek}\u{b5}\u{2100}-\u{214f}]"  # α, µ, ℝ: letters of formulas, unless the text may be Greek
 _ENOUGH_LETTERS = r"(?:\pL\PL*){20}"
 _LOOKED_AT = 400  # characters; more does not change lingua's mind
 
@@ -30,13 +31,14 @@ _LOOKED_AT = 400  # characters; more does not change lingua's mind
 def detect(prompts: pl.Series, wanted: Sequence[str]) -> pl.Series:
     """ISO 639-1 codes of the prompts, "" where a prompt has no words to tell by."""
     text = pl.col("text")
+    no_words = _COMMAND if "el" in wanted else f"{_COMMAND}|{_SIGN}"
     latin = ~text.str.contains(r"[\pL--\p{Latin}]")
     words = text.str.count_matches(" ", literal=True) + 1
     english = text.str.count_matches(_ENGLISH) >= _ENGLISH_SHARE * words
     table = (
         prompts.rename("text")
         .to_frame()
-        .select(text.str.replace_all(_COMMAND, " ").str.to_lowercase())
+        .select(text.str.replace_all(no_words, " ").str.to_lowercase())
         .with_columns(
             language=pl.when(latin & ~text.str.contains(_ENOUGH_LETTERS))
             .then(pl.lit(""))

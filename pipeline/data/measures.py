@@ -16,6 +16,7 @@ import polars as pl
 
 from pipeline import chat
 from pipeline.data.quarantine import Reason
+from pipeline.params import GeneratedSource, GymSource, Source
 from pipeline.records import PreferencePair, Problem, Quarantined, Trace, Verifier, schema
 from pipeline.rewards.answer import readable
 
@@ -27,6 +28,8 @@ TABLES: dict[str, type] = {
 }
 EXCERPT = 80  # characters of a text that a defect quotes
 OPTIONAL = ("difficulty",)  # fields that may be null
+BY_ITSELF = (Reason.UNREADABLE, Reason.MISSING, Reason.GOLD, Reason.MARKER, Reason.LANGUAGE)
+"""Reasons that a row has whatever the others are."""
 CONVERSATION = 64  # traces rendered as one conversation
 
 
@@ -38,15 +41,26 @@ class Accepted:
     task_shares: dict[str, float]
 
 
-def accepted_file(runs: Path, sources: Iterable[str]) -> Path:
+def accepted_file(runs: Path, sources: Iterable[Source]) -> Path:
     """Where the stage keeps the last accepted set's figures; other sources are another data set."""
     return runs / "accepted" / f"{set_name(sources)}.json"
 
 
-def set_name(sources: Iterable[str]) -> str:
-    """What tells a data set by its sources' names, short enough for a file's name."""
-    names = "+".join(sorted(sources))
+def set_name(sources: Iterable[Source]) -> str:
+    """What tells a data set by its sources, short enough for a file's name.
+
+    Files are told by their source's name alone, as what they hold may drift; what is made here is what params say.
+    """
+    names = "+".join(sorted(map(_source_name, sources)))
     return names if len(names) <= 100 else f"{names[:80]}-{hashlib.sha256(names.encode()).hexdigest()[:16]}"
+
+
+def _source_name(source: Source) -> str:
+    match source:
+        case GeneratedSource(families=mix) | GymSource(options=mix):
+            made = json.dumps([getattr(source, "dataset", ""), mix], sort_keys=True)
+            return f"{source.name}-{hashlib.sha256(made.encode()).hexdigest()[:8]}"
+    return source.name
 
 
 def read_accepted(path: Path) -> Accepted | None:
@@ -139,11 +153,11 @@ def measure_quarantine(quarantine: pl.DataFrame, kept: int) -> pl.DataFrame:
 def measure_sources(problems: pl.DataFrame, pairs: pl.DataFrame, quarantine: pl.DataFrame) -> pl.DataFrame:
     """One row per source: rows kept and dropped, and what its first row lacks where it was not understood.
 
-    So it is where no row was kept and each lacks something, as with a mistyped column. A source whose rows were all
-    there before has nothing new, and that may be.
+    So it is where no row was kept and each lacks something by itself, as with a mistyped column, verifier or language.
+    A source whose rows were all there before has nothing new, and that may be.
     """
     kept = pl.concat([problems.select("source"), pairs.select(source="origin")])
-    unread = pl.col("reason").is_in([Reason.UNREADABLE, Reason.MISSING]).all()
+    unread = pl.col("reason").is_in(BY_ITSELF).all()
     dropped = quarantine.group_by("source").agg(
         pl.len().alias("dropped"), pl.when(unread).then(pl.col("detail").first().str.slice(0, EXCERPT)).alias("lacks")
     )

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-_TOKEN = r"\d+(?:\.\d+)?|\p{L}+|[^\s\p{L}\p{N}.,;:!?\"']"
-"""A number, a word, or a sign. Punctuation does not count: it differs between copies of one text."""
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_TOKEN = (
+    rf"\d+(?:\.\d+)?|[\p{{L}}--[{_UNSPACED}]]+|[\p{{L}}&&[{_UNSPACED}]]"
+    r"|[^\s\p{L}\p{N}.,;:!?\"'。、「」]"
+)
+"""A number, a word, or a sign; where words have no blanks between them, a character. Punctuation does not count: it
+differs between copies of one text."""
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "

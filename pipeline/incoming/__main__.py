@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 def step(name: str, root: Path, home: Path) -> Any:
     """What the step has found, as it is written down."""
     params = load_params(root / PARAMS_FILE)
-    sources = [source.name for source in params.curation.sources]
+    sources = params.curation.sources
     history = History(params.machine.store or KEPT, home, sources)
     if name == "compare":
         return asdict(compare(root, history))

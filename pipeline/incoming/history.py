@@ -11,13 +11,14 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.data.measures import set_name
+from pipeline.params import Source
 from pipeline.store import artifact_store
 
 
 class History:
     """Of one choice of sources."""
 
-    def __init__(self, place: str, home: Path, sources: Sequence[str]) -> None:
+    def __init__(self, place: str, home: Path, sources: Sequence[Source]) -> None:
         """In the store at `place`, a folder of `home` where it is relative."""
         self._store, name = artifact_store(place, home), set_name(sources)
         self._accepted, self._begun = f"curate/accepted-{name}.json", f"curate/begun-{name}.parquet"

@@ -5,7 +5,7 @@ golden suite.
 """
 
 _VERSIONS = {
-    "exact": 1,
+    "exact": 2,
     "numeric": 3,
     "math": 3,
     "code": 2,

@@ -25,7 +25,7 @@ def run(params: Params, job: Job) -> dict[str, float]:
     data = data_root(job.root)
     check_pins(params.curation.sources, data)
     candidate, rejected = job.runs / "candidate", job.runs / "rejected"
-    accepted = accepted_file(job.runs, (source.name for source in params.curation.sources))
+    accepted = accepted_file(job.runs, params.curation.sources)
     with atomic_folder(candidate) as folder:
         metrics = curate(
             params.curation, seed=params.seed, held_out=params.held_out, root=data, folder=folder

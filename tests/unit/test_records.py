@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import records
 from pipeline.errors import InputError
+from pipeline.records import normalise
 
 PROBLEM = records.Problem("0" * 16, "s", "sum", "1+1=?", "2", "numeric", "", None, "train")
 
@@ -61,6 +62,14 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_spelling_variants_of_a_prompt_stay_on_one_side(prompt: str, seed: int) -> None:
     variant = "  " + prompt.replace(" ", "  ") + "\n"
     assert records.is_held_out(prompt, seed, 0.5) == records.is_held_out(variant, seed, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("2²", "2^2"), ("10⁻⁵", "10^−5"), ("x₁₂", "x_12"), ("5½", "5 1⁄2"), ("½", "1⁄2"), ("ﬁve", "five"), ("２２", "22")],
+)
+def test_what_is_raised_or_broken_stays_so(text: str, read: str) -> None:
+    assert normalise(text) == read
 
 
 def test_the_share_held_out_is_the_share_asked_for() -> None:

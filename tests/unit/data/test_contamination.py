@@ -59,6 +59,12 @@ def test_common_phrases_do_not_count() -> None:
     assert list(overlaps(rows[:2], [*rows[2:], f"{rows[0]} now"], phrase_rows=3)) == [len(rows) - 2]
 
 
+def test_what_is_copied_often_is_found_all_the_same() -> None:
+    rows = [f"{word}: {PROMPT}" for word in WORD_LIST]
+    assert list(overlaps([PROMPT], rows, phrase_rows=3)) == list(range(len(rows)))
+    assert overlaps([PROMPT], [row.replace("270", "360") for row in rows], phrase_rows=3) == {}
+
+
 def test_no_evaluation_prompts_no_overlap() -> None:
     assert overlaps([], [PROMPT]) == {}
 

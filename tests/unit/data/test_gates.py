@@ -180,9 +180,12 @@ def test_sets_as_a_whole(tmp_path: Path) -> None:
     assert shown["quarantined_share"][0]["content"] == "{row 1"
 
 
-def test_a_source_of_which_nothing_was_understood_is_named_and_one_without_anything_new_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["missing field", "gold unreadable", "language"])
+def test_a_source_of_which_nothing_was_understood_is_named_and_one_without_anything_new_is_not(
+    reason: str, tmp_path: Path
+) -> None:
     tables, lost = sound(), dropped(3)
-    mistyped = lost.with_columns(source=pl.lit("mistyped"), reason=pl.lit("missing field"))
+    mistyped = lost.with_columns(source=pl.lit("mistyped"), reason=pl.lit(reason))
     known = lost.with_columns(source=pl.lit("known"), reason=pl.Series(["exact duplicate"] * 2 + ["unreadable"]))
     report = judge(tables | {"quarantine": pl.concat([mistyped, known])}, tmp_path)
     [gate] = report.failures

@@ -28,6 +28,21 @@ def test_text_with_hardly_a_word_has_none(text: str) -> None:
     assert detect(pl.Series([text]), ["en"]).to_list() == [""]
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("θ = π/3. cos θ = ?", ""),
+        ("R = 10 Ω, I = 2 A. V = ?", ""),
+        ("x ∈ ℤ, 3x ≡ 1 (mod 7)", ""),
+        ("Convert 2.5 µm into nm", ""),
+        ("How many solutions does sin(2x) = cos(x) have on [0, 2π]?", "en"),
+        ("Πόσα μήλα έχει η Άννα αν αγοράσει άλλα τρία;", "el"),
+    ],
+)
+def test_letters_of_formulas_do_not_count(text: str, language: str) -> None:
+    assert detect(pl.Series([text]), ["en", "el"] if language == "el" else ["en"]).to_list() == [language]
+
+
 def test_english_is_recognised_where_it_is_not_wanted() -> None:
     assert detect(pl.Series(list(TEXTS)[:1]), ["de"]).to_list() == ["en"]
 

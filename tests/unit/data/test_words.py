@@ -65,6 +65,13 @@ def test_punctuation_does_not_count_but_signs_do() -> None:
     assert plain != other
 
 
+def test_where_words_have_no_blanks_each_character_is_one() -> None:
+    text, quoted, other = split(words(pl.Series(["一只兔子吃3根", "题目：一只兔子吃3根。", "一只兔子吃5根"])))
+    assert len(text) == 7
+    assert quoted[-7:] == text
+    assert sum(one == two for one, two in zip(text, other, strict=True)) == 6
+
+
 def test_text_without_words_is_like_no_other() -> None:
     first, second = split(words(pl.Series(["?!", "..."])))
     assert len(first) == len(second) == 1

@@ -8,7 +8,12 @@ import pytest
 
 from pipeline.incoming.history import History
 from pipeline.incoming.note import accepted_problems, compare
+from pipeline.params import FileSource, GeneratedSource, Source
 from pipeline.records import Problem, schema, write_table
+
+
+def sources(*names: str) -> list[Source]:
+    return [FileSource(kind="jsonl", name=name, path=f"{name}.jsonl", task="sum") for name in names]
 
 
 def accept(root: Path, tasks: Sequence[str], prompt: str = "12345678") -> None:
@@ -19,7 +24,7 @@ def accept(root: Path, tasks: Sequence[str], prompt: str = "12345678") -> None:
 @pytest.mark.parametrize("place", ["runs/accepted", "kept/here"])
 def test_what_is_new_and_how_far_it_has_moved(tmp_path: Path, place: str) -> None:
     home, root = tmp_path / "home", tmp_path / "work"
-    history = History(place, home, ["b", "a"])
+    history = History(place, home, sources("b", "a"))
     accept(root, ["sum"] * 8)
     first = compare(root, history)
     assert (first.problems, first.new, first.last_mean_prompt_chars, first.drift) == (8, 8, None, {})
@@ -27,7 +32,7 @@ def test_what_is_new_and_how_far_it_has_moved(tmp_path: Path, place: str) -> Non
     history.begin(accepted_problems(root)["id"])
 
     accept(root, ["sum"] * 8 + ["count"] * 2, prompt="1234567890")
-    second = compare(root, History(place, home, ["a", "b"]))
+    second = compare(root, History(place, home, sources("a", "b")))
     assert (second.problems, second.new) == (10, 2)
     assert second.digest != first.digest
     assert second.drift == {"length_drift": pytest.approx(0.25), "task_drift": pytest.approx(0.2)}
@@ -39,7 +44,18 @@ def test_what_is_new_and_how_far_it_has_moved(tmp_path: Path, place: str) -> Non
 
 def test_other_sources_have_a_history_of_their_own(tmp_path: Path) -> None:
     accept(tmp_path, ["sum"])
-    compare(tmp_path, History("kept", tmp_path, ["a"]))
-    other = History("kept", tmp_path, ["a", "c"])
+    compare(tmp_path, History("kept", tmp_path, sources("a")))
+    other = History("kept", tmp_path, sources("a", "c"))
     assert compare(tmp_path, other).last_mean_prompt_chars is None
     assert other.begun() == set()
+
+
+def test_another_mix_of_generated_problems_is_another_set(tmp_path: Path) -> None:
+    def made(count: int, **families: float) -> History:
+        source = GeneratedSource(kind="generated", name="made", problems=count, families=families)
+        return History("kept", tmp_path, [source])
+
+    accept(tmp_path, ["sum"])
+    compare(tmp_path, made(10, sum=1.0))
+    assert compare(tmp_path, made(20, sum=1.0)).last_mean_prompt_chars == 8
+    assert compare(tmp_path, made(10, parity=1.0)).last_mean_prompt_chars is None

@@ -1,5 +1,6 @@
 """The curation stage: artifacts appear only after the gates have passed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,28 @@ def test_rejected_set_stays_out_of_the_artifacts(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "curation" / "rejected").exists()
 
 
+def day(root: Path, tasks: dict[str, int], name: str = "days") -> Params:
+    """Params of a file's problems, so many of each task."""
+    file = root / "day.jsonl"
+    rows = [
+        {"prompt": f"{task} {number} + {number * number} = ?", "gold": str(number), "task": task}
+        for task, count in tasks.items()
+        for number in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "jsonl", "name": name, "path": str(file), "digest": digest(file), "task": "all"}
+    gates = {"min_problems": 1, "max_quarantined": 1.0}
+    fields = {"fields": {"task": "task"}, "verifier": "numeric"}
+    return toy_params(curation={"sources": [source | fields], "gates": gates})
+
+
 def test_drift_is_measured_against_the_last_set_of_the_same_sources(tmp_path: Path) -> None:
-    curation.run(params(), job(tmp_path))
-    others = {"families": {"count": 1.0}}
-    curation.run(params(others | {"name": "others"}), job(tmp_path))
+    curation.run(day(tmp_path, {"sum": 60, "product": 40}), job(tmp_path))
+    curation.run(day(tmp_path, {"product": 100}, name="others"), job(tmp_path))
     with pytest.raises(GateFailedError, match=r"drift: .*task_drift"):
-        curation.run(params(others), job(tmp_path))
+        curation.run(day(tmp_path, {"product": 100}), job(tmp_path))
+
+
+def test_another_mix_that_params_ask_for_is_no_drift(tmp_path: Path) -> None:
+    curation.run(params(), job(tmp_path))
+    curation.run(params({"families": {"count": 1.0}}), job(tmp_path))
