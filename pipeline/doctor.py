@@ -45,7 +45,7 @@ def examine(root: Path) -> Iterator[Check]:
     yield from _packages()
     yield Check("git", shutil.which("git") is not None, shutil.which("git") or "not found")
     yield from _machine(root)
-    yield _kernels()
+    yield from _torch()
     yield _sandbox()
     for folder in (root, root / "artifacts", root / "runs", root / ".dvc"):
         yield _writable(folder)
@@ -79,15 +79,23 @@ def _packages() -> Iterator[Check]:
 
 
 def _machine(root: Path) -> Iterator[Check]:
-    import torch
-
     memory = psutil.virtual_memory()
-    yield Check("cores", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
     yield Check("memory", True, f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free")
     yield Check("disk", True, f"{shutil.disk_usage(root).free / GIB:.1f} GiB free")
+
+
+def _torch() -> Iterator[Check]:
+    """What torch has to compute with."""
+    try:
+        import torch
+    except ImportError as error:
+        yield Check("torch", False, str(error))
+        return
+    yield Check("cores", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     names = [f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices]
     yield Check("gpu", True, ", ".join(names) or "none: everything runs on the cores")
+    yield _kernels()
 
 
 def _kernels() -> Check:

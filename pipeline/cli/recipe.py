@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import project
+from pipeline.errors import InputError
 
 
 def run(
@@ -108,14 +109,24 @@ def digest(
     what: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint's folder, or files of data as params say.")],
 ) -> None:
     """Print the digest that pins a checkpoint or a data source in params.yaml."""
-    from pipeline.data.pins import path_digest
-    from pipeline.files import digest as content_digest
+    from pipeline.data.pins import folder_digest, path_digest, permitted
     from pipeline.model.remote import checkpoint_digest
 
-    path = Path(what)
-    if (path / "config.json").is_file():
-        print(checkpoint_digest(path))
-    elif path.is_dir():
-        print(content_digest(path))
-    else:
-        print(path_digest(what, Path.cwd()))
+    with permitted():
+        root = _data_root()
+        for folder in (Path(what), root / what):
+            if (folder / "config.json").is_file():
+                print(checkpoint_digest(folder))
+                return
+        print(folder_digest(root / what) if (root / what).is_dir() else path_digest(what, root))
+
+
+def _data_root() -> Path:
+    """Where relative paths of data count from: in a project as params have it, elsewhere this folder."""
+    from pipeline.data.sources import data_root
+
+    try:
+        root = project()
+    except InputError:
+        return Path.cwd()
+    return data_root(root)

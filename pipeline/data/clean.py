@@ -7,6 +7,7 @@ from typing import get_args
 import polars as pl
 
 from pipeline.chat import MARKERS
+from pipeline.data.fields import PLAIN_TASK
 from pipeline.data.language import detect
 from pipeline.data.quarantine import Reason, reject, reject_rows
 from pipeline.params import Curation, FieldMap
@@ -14,8 +15,6 @@ from pipeline.records import Verifier
 from pipeline.rewards.answer import readable
 
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-_PART = r"[A-Za-z0-9_:-][A-Za-z0-9_.: -]*"
-_TASK = rf"^{_PART}(?:/{_PART})*$"  # figures are named after it, and MLflow takes the names for paths
 _TASK_CHARS = 100
 _VISIBLE = r"[^\s\p{Cf}]"
 _PLAIN_NUMBER = r"^[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,10}|[0-9]{1,30})(?:\.[0-9]{1,30})?$"
@@ -47,7 +46,7 @@ def _unreadable(table: pl.DataFrame, options: Curation) -> pl.DataFrame:
     unknown = ~pl.col("verifier").is_in(get_args(Verifier))
     detail = pl.format("verifier: {} is not one of {}", "verifier", pl.lit(", ".join(get_args(Verifier))))
     table = reject(table, Reason.UNREADABLE, unknown, detail)
-    plain = pl.col("task").str.contains(_TASK) & (pl.col("task").str.len_chars() <= _TASK_CHARS)
+    plain = pl.col("task").str.contains(PLAIN_TASK) & (pl.col("task").str.len_chars() <= _TASK_CHARS)
     odd = ~plain & (pl.col("task") != "")
     return reject(table, Reason.UNREADABLE, odd, pl.format("task: {} is no plain name", pl.col("task").str.head(60)))
 

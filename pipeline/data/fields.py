@@ -6,6 +6,7 @@ rule for all of them. Patterns run in Polars' engine, which is linear in the tex
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -32,6 +33,11 @@ COLUMNS = {
 
 _LARGEST_EXACT = 2**53
 """JSON readers hold larger whole numbers as floats: digits are lost."""
+
+_PART = r"[A-Za-z0-9_:-][A-Za-z0-9_.: -]*"
+PLAIN_TASK = rf"^{_PART}(?:/{_PART})*$"
+"""Figures are named after tasks, and MLflow takes the names for paths."""
+_NOT_PLAIN = r"[ -]*(?:[^A-Za-z0-9_.: /-][ -]*)+"
 
 
 def field_map(source: Source) -> FieldMap:
@@ -80,6 +86,7 @@ def to_table(rows: Sequence[Raw], source: Source) -> pl.DataFrame:
     ).with_columns(source=pl.lit(source.name), reason=pl.lit(None, pl.String), detail=pl.lit(None, pl.String))
     table = reject_rows(table, Reason.UNREADABLE, faults)
     table = _apply_patterns(table, fields)
+    table = _plain_tasks(table)
     table = table.with_columns(**{name: pl.lit(value, pl.String) for name, value in _of_all_rows(source).items()})
     return table.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
 
@@ -113,13 +120,18 @@ def _written(value: Any) -> str | None:
         return str(value)
     if type(value) is float and abs(value) < _LARGEST_EXACT:  # not so for NaN
         return str(int(value)) if value.is_integer() else repr(value)
+    if type(value) is Decimal:
+        text = format(value, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return None
 
 
 def _numbers(rows: Sequence[Raw], name: str | None, faults: dict[int, str]) -> pl.Series:
-    values = [row.columns.get(name) for row in rows] if name else [None] * len(rows)
+    values: list[Any] = [row.columns.get(name) for row in rows] if name else [None] * len(rows)
     for index, value in enumerate(values):
-        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        if type(value) is Decimal:
+            values[index] = float(value)
+        elif value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             values[index] = None
             faults.setdefault(index, f"{name}: {_shown(value)} is not a finite number")
     return pl.Series(values, dtype=pl.Float64, strict=False)
@@ -148,3 +160,17 @@ def _apply_patterns(table: pl.DataFrame, fields: FieldMap) -> pl.DataFrame:
     if fields.thinking_strip is not None:
         table = table.with_columns(pl.col("thinking").str.replace_all(fields.thinking_strip, ""))
     return table.with_columns(pl.col("prompt", "gold", "thinking").str.strip_chars())
+
+
+def _plain_tasks(table: pl.DataFrame) -> pl.DataFrame:
+    """Labels as figures may be named: `Counting & Probability` becomes `Counting-Probability`, `Géométrie` `Geometrie`.
+
+    What is no plain name even so is left to the quarantine: a broken path (`a//b`), or a label of which nothing would
+    be left, which stays as it is to be shown there.
+    """
+    odd = table["task"].filter(~table["task"].str.contains(PLAIN_TASK)).unique()
+    if odd.is_empty():
+        return table
+    plain = odd.str.normalize("NFKD").str.replace_all(r"\p{M}", "").str.replace_all(_NOT_PLAIN, "-")
+    plain = plain.str.replace_all("[ -]*/[ -]*", "/").str.strip_chars(" -")
+    return table.with_columns(pl.col("task").replace(odd, plain.zip_with(plain != "", odd)))

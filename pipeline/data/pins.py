@@ -5,10 +5,11 @@ the digest, and with that the stage runs again. Nothing is read before every pin
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.data.sources import local_files
+from pipeline.data.sources import listing_prefix, local_files, named_keys
 from pipeline.errors import InputError
 from pipeline.files import digest, listing_digest
 from pipeline.params import FileSource, HubSource, Source
@@ -25,7 +26,7 @@ def check_pins(sources: Iterable[Source], root: Path) -> None:
             case FileSource():
                 _compare(f"{key}.digest", source.digest, _digest_at(f"{key}.path", source.path, root), source.path)
             case HubSource() if (root / source.dataset).is_dir():
-                _compare(f"{key}.digest", source.digest, digest(root / source.dataset), source.dataset)
+                _compare(f"{key}.digest", source.digest, folder_digest(root / source.dataset), source.dataset)
             case HubSource() if not _COMMIT.fullmatch(source.revision or ""):
                 raise InputError(
                     f"{key}.revision: {source.revision}: must be a commit of {source.dataset} (40 hex digits), "
@@ -41,14 +42,31 @@ def path_digest(path: str, root: Path) -> str:
     """
     if path.startswith("s3://"):
         bucket, _, key = path.removeprefix("s3://").partition("/")
-        tags = open_store(f"s3://{bucket}").tags(key)
-        if not tags:
+        tags = open_store(f"s3://{bucket}").tags(listing_prefix(key))
+        keys = named_keys(key, tags)
+        if not keys:
             raise InputError(f"{path}: nothing there")
-        return listing_digest([(key, tags[key])] if key in tags else tags.items())
-    files = local_files(path, root)
-    if len(files) == 1:
-        return digest(files[0][0])
-    return listing_digest((name, digest(file)) for file, name in files)
+        return listing_digest((name, tags[name]) for name in keys)
+    with permitted():
+        files = local_files(path, root)
+        if len(files) == 1:
+            return digest(files[0][0])
+        return listing_digest((name, digest(file)) for file, name in files)
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 (hex) of a data set's folder."""
+    with permitted():
+        return digest(folder)
+
+
+@contextmanager
+def permitted() -> Iterator[None]:
+    """Raise InputError for a file or folder that may not be read."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{error.filename}: may not be read: {error.strerror}") from error
 
 
 def _digest_at(key: str, path: str, root: Path) -> str:

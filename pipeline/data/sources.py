@@ -9,10 +9,13 @@ in a JSON object the last value counts, as in every common JSON reader.
 import glob
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +37,8 @@ _FOREIGN = {
 """How files start that are certainly not JSON lines."""
 
 DATA_VARIABLE = "R1FLOW_DATA"
+
+_NARROW = ("float16", "float32")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -97,11 +102,40 @@ def _rows(file: str, rows: Iterable[dict[str, Any]]) -> Iterator[Raw]:
 def local_files(path: str, root: Path) -> list[tuple[Path, str]]:
     """The files of a path or a glob, sorted, each with the name that is shown to people. Raises InputError for none."""
     exact = (root / path).is_file()  # a name may hold characters that mean something in a glob
-    names = [path] if exact else sorted(glob.glob(path, root_dir=root, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    matched = glob.iglob(path, root_dir=root, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    names = [path] if exact else sorted(set(matched))  # `**/**` matches a file several times
     found = [(root / name, name) for name in names if (root / name).is_file()]
     if not found:
         raise InputError(f"{path}: no such file (looked in {root})")
     return found
+
+
+def listing_prefix(key: str) -> str:
+    """What the keys that `named_keys` may take begin with: of a glob the part before its first special character."""
+    return re.split(r"[*?\[]", key, maxsplit=1)[0]
+
+
+def named_keys(key: str, there: Iterable[str]) -> list[str]:
+    """Those keys of a bucket that `s3://bucket/<key>` names: that very one, else those that it matches as a glob, else
+    those below it as a folder. What has a `_` or `.` in front there (`_SUCCESS`, `_temporary/`) is no data."""
+    keys = [name for name in there if not name.endswith("/")]  # such a one stands for a folder
+    if key in keys:
+        return [key]
+    if matched := [name for name in keys if _matches(name.split("/"), key.split("/"))]:
+        return matched
+    folder = f"{key.rstrip('/')}/" if key else ""
+    below = (name for name in keys if name.startswith(folder))
+    return [name for name in below if not re.search("(^|/)[_.]", name[len(folder) :])]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """By the rules for local files: `*` stays within a folder, `**` is any folders or none, neither is a hidden one."""
+    if not parts or not pattern:
+        return not parts and [*pattern] in ([], ["**"])
+    hidden = parts[0].startswith(".") and not pattern[0].startswith(".")
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or (not hidden and _matches(parts[1:], pattern))
+    return not hidden and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, str]]:
@@ -113,10 +147,9 @@ def _files(source: FileSource, root: Path, downloads: Path) -> list[tuple[Path, 
 def _download(source: FileSource, downloads: Path) -> list[tuple[Path, str]]:
     bucket, _, key = source.path.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}")
-    found = [name for name in store.list(key) if not name.endswith("/")]  # such a one stands for a folder
-    if not found:
+    keys = named_keys(key, store.list(listing_prefix(key)))
+    if not keys:
         raise InputError(f"curation.sources.{source.name}.path: {source.path}: nothing there")
-    keys = [key] if key in found else found
     for name in keys:
         store.download(name, downloads / name)
     return [(downloads / name, f"s3://{bucket}/{name}") for name in keys]
@@ -172,7 +205,7 @@ def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[Raw]:
             number = 0
             for batch in file.iter_batches(batch_size=10_000, columns=columns):
                 batch.validate(full=True)
-                for raw in _rows(name, batch.to_pylist()):
+                for raw in _rows(name, _shortest(batch).to_pylist()):
                     yield raw._replace(row=number + raw.row)
                 number += batch.num_rows
     except InputError:
@@ -181,19 +214,40 @@ def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[Raw]:
         raise InputError(f"{path}: not a readable parquet file: {error}") from error
 
 
+def _shortest(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Narrow floats as the doubles that are written alike: 0.1, where the nearest float32 is 0.10000000149011612."""
+    for index, field in enumerate(batch.schema):
+        if not (pa.types.is_float16(field.type) or pa.types.is_float32(field.type)):
+            continue
+        narrow = batch.column(index).to_numpy(zero_copy_only=False)
+        whole = np.trunc(narrow) == narrow  # exact already, and the shortest digits of a large one are not
+        wide = np.where(whole, narrow.astype(np.float64), narrow.astype(str).astype(np.float64))
+        column = pa.array(wide, mask=batch.column(index).is_null().to_numpy(zero_copy_only=False))
+        batch = batch.set_column(index, field.name, column)
+    return batch
+
+
 def _hub(source: HubSource, root: Path) -> Iterator[dict[str, Any]]:
     import datasets.exceptions  # two seconds, and only this kind of source needs it
 
     folder = root / source.dataset
     try:
-        yield from datasets.load_dataset(
+        stream = datasets.load_dataset(
             str(folder) if folder.is_dir() else source.dataset,
             source.subset,
             split=source.rows,
             revision=source.revision,
             streaming=True,
         ).select_columns(used_columns(source.fields))
-    except (FileNotFoundError, StopIteration, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        values = {name: kind for name, kind in (stream.features or {}).items() if isinstance(kind, datasets.Value)}
+        narrow = {name: np.dtype(kind.dtype).type for name, kind in values.items() if kind.dtype in _NARROW}
+        for row in stream:
+            floats = {name: row[name] for name in narrow if row[name] is not None and not row[name].is_integer()}
+            yield row | {name: float(str(narrow[name](value))) for name, value in floats.items()}  # as `_shortest`
+    except StopIteration as error:  # how `datasets` says that the first file is empty
+        raise InputError(f"curation.sources.{source.name}.dataset: {source.dataset}: has no rows") from error
+    except (FileNotFoundError, RuntimeError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        # RuntimeError: the folder holds a loading script
         raise InputError(f"curation.sources.{source.name}.dataset: {source.dataset}: {error}") from error
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.data.pins import path_digest
+from pipeline.data.pins import folder_digest, path_digest
 from pipeline.data.sources import data_root
-from pipeline.files import atomic_file, digest
+from pipeline.files import atomic_file
 from pipeline.job import PARAMS_FILE, read_yaml
 from pipeline.params import FileSource, HubSource, load_params
 
@@ -28,7 +28,7 @@ def follow_sources(root: Path) -> list[dict[str, Any]]:
             case FileSource():
                 found = path_digest(source.path, data)
             case HubSource() if (data / source.dataset).is_dir():
-                found = digest(data / source.dataset)
+                found = folder_digest(data / source.dataset)
             case _:
                 continue
         if found != source.digest:

@@ -14,7 +14,7 @@ class GeneratedSource(Section):
     kind: Literal["generated"]
     name: Name
     problems: Count
-    families: dict[str, Positive]  # family → weight in the mix
+    families: Annotated[dict[str, Positive], Field(min_length=1)]  # family → weight in the mix
     pairs: Count = 1500  # preference pairs on everyday requests
 
 

@@ -69,7 +69,7 @@ class GeneratedCorpus(Section):
     kind: Literal["generated"] = "generated"
     documents: Count
     worked: Share  # of the documents show the work; the others only the answer
-    families: dict[str, Positive]
+    families: Annotated[dict[str, Positive], Field(min_length=1)]
 
 
 class CuratedCorpus(Section):

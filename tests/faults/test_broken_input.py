@@ -197,7 +197,7 @@ def test_difficulty_that_is_no_finite_number_is_quarantined(tmp_path: Path, diff
     [
         ("verifier", "guess", "unreadable"),
         ("verifier", "", "unreadable"),
-        ("task", "s\u00fcms", "unreadable"),
+        ("task", "\u4ee3\u6570", "unreadable"),
         ("task", "t" * 101, "unreadable"),
         ("task", "", "missing field"),
         ("language", "english", "language"),

@@ -12,7 +12,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.data.pins import path_digest
 from pipeline.errors import InputError
+from pipeline.files import digest
 from pipeline.store import Archive, open_store
 from tests.project import FlowProject
 
@@ -43,6 +45,30 @@ def test_outside_a_project_every_command_says_so(tmp_path: Path, command: list[s
     assert result.returncode == 2
     assert result.stderr.strip().endswith("not an r1flow project")
     assert "Traceback" not in result.stderr
+
+
+def test_a_digest_is_that_of_what_params_name(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def printed(path: str) -> str:
+        return CliRunner().invoke(cli.app, ["digest", path], catch_exceptions=False).stdout.strip()
+
+    below, data = flow_project.root / "below", flow_project.root / "elsewhere"
+    for folder, content in ((flow_project.root, "here"), (data, "there")):
+        (folder / "hub").mkdir(parents=True)
+        for name in ("a.jsonl", "b.jsonl", "hub/a.jsonl"):
+            (folder / name).write_text(content)
+    below.mkdir()
+    monkeypatch.delenv("R1FLOW_DATA", raising=False)
+    monkeypatch.chdir(below)
+    assert printed("*.jsonl") == path_digest("*.jsonl", flow_project.root)
+    monkeypatch.setenv("R1FLOW_DATA", "elsewhere")
+    assert printed("*.jsonl") == path_digest("*.jsonl", data)
+    assert printed("hub") == digest(data / "hub")
+
+
+def test_outside_a_project_a_digest_is_that_of_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cli.app, ["digest", "a.jsonl"]).stdout.strip() == digest(tmp_path / "a.jsonl")
 
 
 def test_run_refuses_broken_params_before_anything_else(flow_project: FlowProject) -> None:

@@ -1,6 +1,7 @@
 """What the doctor finds broken."""
 
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -75,6 +76,13 @@ def test_a_package_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert not check.ok
     assert "psutil" in check.detail
     assert "no-such-thing missing" in check.detail
+
+
+def test_without_torch_the_rest_is_looked_at(flow_project: FlowProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checks = {check.name: check.ok for check in examine(flow_project.root)}
+    assert not checks["torch"]
+    assert checks["params"]
 
 
 def test_a_machine_without_a_sandbox_is_sound_and_says_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:

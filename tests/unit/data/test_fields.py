@@ -1,3 +1,4 @@
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -43,9 +44,46 @@ def test_columns_of_the_row_win_over_the_source() -> None:
     ]
 
 
-@pytest.mark.parametrize(("gold", "text"), [(7, "7"), (7.0, "7"), (0.5, "0.5"), (2**60, str(2**60)), (-3, "-3")])
-def test_number_as_gold_is_written_out(gold: float, text: str) -> None:
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        (7, "7"),
+        (7.0, "7"),
+        (0.5, "0.5"),
+        (2**60, str(2**60)),
+        (-3, "-3"),
+        (Decimal("1200.00"), "1200"),
+        (Decimal("-0.10"), "-0.1"),
+        (Decimal("12345678901234567890123456789.5"), "12345678901234567890123456789.5"),
+        (Decimal("1E-9"), "0.000000001"),
+    ],
+)
+def test_number_as_gold_is_written_out(gold: float | Decimal, text: str) -> None:
     assert table([{"prompt": "p", "gold": gold}])["gold"].to_list() == [text]
+
+
+def test_a_decimal_may_be_the_difficulty() -> None:
+    result = table([{"prompt": "p", "gold": "g", "level": Decimal("2.50")}], fields={"difficulty": "level"})
+    assert result.select("difficulty", "reason").row(0) == (2.5, None)
+
+
+@pytest.mark.parametrize(
+    ("label", "task"),
+    [
+        ("number theory: 1/a - b", "number theory: 1/a - b"),
+        ("Counting & Probability", "Counting-Probability"),
+        ("Géométrie", "Geometrie"),
+        ("Algebra (II) / a+b", "Algebra-II/a-b"),
+        ("a//(b)", "a//b"),
+        ("../etc", "../etc"),
+        ("代数", "代数"),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_a_label_is_made_plain_as_far_as_it_can_be(label: str | None, task: str | None) -> None:
+    rows = [{"prompt": "p", "gold": "g", "type": name} for name in ("sum", label)]
+    assert table(rows, fields={"task": "type"})["task"].to_list() == ["sum", task]
 
 
 def test_table_has_always_the_same_columns() -> None:

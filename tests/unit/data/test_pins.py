@@ -1,5 +1,6 @@
 """Data from outside runs only under the pin of its content."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,31 @@ def test_a_pin_holds_until_the_content_changes(path: str, root: Path, monkeypatc
 def test_a_missing_pin_is_asked_for_with_its_value(root: Path) -> None:
     with pytest.raises(InputError, match=f"digest: missing; .* set it to {path_digest('a.jsonl', root)}"):
         check_pins([_source(kind="jsonl", path="a.jsonl")], root)
+
+
+def test_the_pin_of_a_prefix_is_of_the_objects_that_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pins, "open_store", lambda uri: open_store(str(root)))
+    (root / "day").mkdir()
+    (root / "day" / "1.jsonl").write_text("1")
+    before = path_digest("s3://bucket/day", root)
+    assert path_digest("s3://bucket/day/*.jsonl", root) == before
+    for other in ("day/_SUCCESS", "days.jsonl"):
+        (root / other).write_text("")
+    assert path_digest("s3://bucket/day", root) == before
+    (root / "day" / "2.jsonl").write_text("2")
+    assert path_digest("s3://bucket/day", root) != before
+
+
+@pytest.mark.parametrize(
+    "source", [{"kind": "jsonl", "path": "a.jsonl"}, {"kind": "jsonl", "path": "*"}, {"kind": "hub", "dataset": "."}]
+)
+def test_what_may_not_be_read_is_named(source: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(pins, "digest", closed)
+    with pytest.raises(InputError, match=rf"{root}.*: may not be read: Permission denied"):
+        check_pins([_source(**source)], root)
 
 
 def test_a_new_file_under_a_glob_is_a_change(root: Path) -> None:

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.data import sources
-from pipeline.data.sources import Raw, data_root, read
+from pipeline.data.sources import Raw, data_root, listing_prefix, named_keys, read
 from pipeline.errors import InputError
 from pipeline.params import Source
 from pipeline.store import open_store
@@ -64,6 +65,11 @@ def test_reads_the_files_of_a_glob_in_order_of_name(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_that_a_glob_matches_twice_is_read_once(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a" / "b" / "rows.jsonl", ROWS)
+    assert len(rows_of(tmp_path, kind="jsonl", path="**/**/*.jsonl")) == 5
+
+
 def test_a_name_that_looks_like_a_glob_is_a_name_first(tmp_path: Path) -> None:
     write_lines(tmp_path / "rows[1].jsonl", ROWS)
     assert len(rows_of(tmp_path, kind="jsonl", path="rows[1].jsonl")) == 5
@@ -74,6 +80,14 @@ def test_reads_only_the_columns_of_parquet_that_are_mapped(tmp_path: Path) -> No
     rows = rows_of(tmp_path, kind="parquet", path="rows.parquet")
     assert [row.columns for row in rows] == ROWS
     assert [row.row for row in rows] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("narrow", [np.float16, np.float32])
+def test_narrow_floats_of_parquet_are_read_as_they_are_written(tmp_path: Path, narrow: type[np.floating[Any]]) -> None:
+    gold = pa.array([narrow(0.1), None, narrow(2), narrow(-3.14), narrow(np.inf)])
+    pq.write_table(pa.table({"prompt": ["p"] * 5, "gold": gold}), tmp_path / "rows.parquet")
+    rows = rows_of(tmp_path, kind="parquet", path="rows.parquet")
+    assert [row.columns["gold"] for row in rows] == [0.1, None, 2.0, -3.14, float("inf")]
 
 
 @pytest.mark.parametrize(
@@ -99,16 +113,60 @@ def test_reads_objects_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sources, "open_store", lambda uri: open_store(str(tmp_path / uri.removeprefix("s3://"))))
     files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/")}
     assert files == {f"s3://bucket/day/{name}" for name in ("1.jsonl", "2.jsonl", "2.jsonl.old")}
+    files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/*.jsonl")}
+    assert files == {f"s3://bucket/day/{name}" for name in ("1.jsonl", "2.jsonl")}
     files = {row.file for row in rows_of(tmp_path, kind="jsonl", path="s3://bucket/day/2.jsonl")}
     assert files == {"s3://bucket/day/2.jsonl"}
     with pytest.raises(InputError, match="nothing there"):
         rows_of(tmp_path, kind="jsonl", path="s3://bucket/night/")
 
 
+BUCKET = [
+    *("data/_SUCCESS", "data/_temporary/0.jsonl", "data/train/", "data/train/.a.crc", "data/train/_SUCCESS"),
+    *("data/train/a.jsonl", "data/train/b/c.jsonl", "data/train_old/b.jsonl", "data/training.jsonl", "single.jsonl"),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("single.jsonl", ["single.jsonl"]),
+        ("data/_SUCCESS", ["data/_SUCCESS"]),
+        ("data/train", ["data/train/a.jsonl", "data/train/b/c.jsonl"]),
+        ("data/train/", ["data/train/a.jsonl", "data/train/b/c.jsonl"]),
+        ("data/train*", ["data/training.jsonl"]),
+        ("data/train/*.jsonl", ["data/train/a.jsonl"]),
+        ("data/train/?.jsonl", ["data/train/a.jsonl"]),
+        ("data/train*/**/*.jsonl", ["data/train/a.jsonl", "data/train/b/c.jsonl", "data/train_old/b.jsonl"]),
+        ("data/train/**", ["data/train/_SUCCESS", "data/train/a.jsonl", "data/train/b/c.jsonl"]),
+        ("data/tr", []),
+        ("data/*.parquet", []),
+        (
+            "",
+            [
+                "data/train/a.jsonl",
+                "data/train/b/c.jsonl",
+                "data/train_old/b.jsonl",
+                "data/training.jsonl",
+                "single.jsonl",
+            ],
+        ),
+    ],
+)
+def test_an_address_names_an_object_or_a_glob_or_a_folder(key: str, names: list[str]) -> None:
+    there = [name for name in BUCKET if name.startswith(listing_prefix(key))]
+    assert named_keys(key, there) == names
+
+
 def test_makes_generated_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, kind="generated", name="sums", problems=3, families={"sum": 1.0})
     assert len(rows) == 3
     assert {"prompt", "gold", "verifier", "task", "difficulty", "thinking", "language"} <= rows[0].columns.keys()
+
+
+def test_a_generated_source_names_a_family() -> None:
+    with pytest.raises(ValidationError, match="families"):
+        TypeAdapter(Source).validate_python({"kind": "generated", "name": "sums", "problems": 3, "families": {}})
 
 
 @pytest.mark.slow
@@ -120,9 +178,17 @@ def test_reads_a_folder_in_the_format_of_the_hub(tmp_path: Path) -> None:
         rows_of(tmp_path, kind="hub", dataset="data", rows="nope")
     with pytest.raises(InputError, match="question"):
         rows_of(tmp_path, kind="hub", dataset="data", fields={"prompt": "question"})
+    (tmp_path / "narrow").mkdir()
+    gold = pa.array([0.1, 2, None], pa.float32())
+    pq.write_table(pa.table({"prompt": ["p"] * 3, "gold": gold}), tmp_path / "narrow" / "train.parquet")
+    assert [row.columns["gold"] for row in rows_of(tmp_path, kind="hub", dataset="narrow")] == [0.1, 2.0, None]
     write_lines(tmp_path / "empty" / "train.jsonl", [])
-    with pytest.raises(InputError, match=r"sources\.rows\.dataset: empty"):
+    with pytest.raises(InputError, match=r"sources\.rows\.dataset: empty: has no rows"):
         rows_of(tmp_path, kind="hub", dataset="empty")
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("")
+    with pytest.raises(InputError, match=r"sources\.rows\.dataset: scripted: .*scripts"):
+        rows_of(tmp_path, kind="hub", dataset="scripted")
     write_lines(tmp_path / "broken" / "train.jsonl", ROWS)
     with (tmp_path / "broken" / "train.jsonl").open("a") as file:
         file.write('{"prompt": \n')
