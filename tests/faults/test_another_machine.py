@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 STORE = "s3://lost/machines"
-STEPS = 400  # some seconds more than it takes to see the first checkpoint
+STEPS = 200  # some seconds more than it takes to see the first checkpoint
 YAML_FILE = YAML(typ="safe", pure=True)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
