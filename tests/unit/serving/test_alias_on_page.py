@@ -50,7 +50,7 @@ def test_the_alias_that_is_moved_on_the_page_moves_the_endpoint(tmp_path: Path) 
         with project.serve() as server:
             assert server.version() == 1
             give_alias(browser, uri, 2)
-            until(lambda: server.version() == 2, 60)
+            assert until(lambda: server.version() == 2, 60) < 15
             give_alias(browser, uri, wrong.number)
             until(lambda: ("refused", wrong.number) in project.kinds(), 60)
             assert server.version() == 2

@@ -135,7 +135,7 @@ def test_experts_that_stay_in_the_file_take_no_memory_and_change_no_answer(tmp_p
         run(test, Serving(slots=4, hot=hot))
     assert (found[None][0], found[0.25][0]) == (0, 0.75)
     assert found[None][1] == found[0.25][1]
-    assert found[None][2] - found[0.25][2] > 7e6  # of 14 MB
+    assert found[None][2] - found[0.25][2] > 10e6  # of 14 MB
 
 
 def test_experts_stay_in_the_file_as_float32_only() -> None:

@@ -71,7 +71,7 @@ def test_the_endpoint_follows_or_refuses_and_never_stops(tmp_path: Path, good: D
     with project.serve() as server, load(server) as outcomes:
         assert server.version() == 1
         project.aliases.move(second)
-        until(lambda: server.version() == 2, 30)
+        assert until(lambda: server.version() == 2, 30) < 15
         bad = [(changed, "SHA-256"), (wrong, "held-out"), (crashing, "hidden_size"), (killed, "ended while it loaded")]
         for version, reason in bad:
             answering = set(server.engines())
